@@ -1,0 +1,345 @@
+/*
+** The JSON cursor; see scan.h. Strings are the hot part: eight bytes are looked at a time, and a
+** byte that is neither plain ASCII nor the closing quote leaves the fast loop.
+*/
+#include "base/scan.h"
+
+#include "base/limits.h"
+#include "base/utf8.h"
+
+#define ONES UINT64_C(0x0101010101010101)
+#define HIGHS UINT64_C(0x8080808080808080)
+
+static inline void skip_space(struct scan *s) {
+  while (s->p < s->end && (*s->p == ' ' || *s->p == '\n' || *s->p == '\r' || *s->p == '\t')) s->p++;
+}
+
+void scan_init(struct scan *s, const char *text, size_t n) {
+  s->p = n > 0 ? text : "";
+  s->end = s->p + n;
+  s->depth = 0;
+  skip_space(s);
+}
+
+bool scan_end(struct scan *s) {
+  skip_space(s);
+  return s->p == s->end;
+}
+
+/* ---- strings --------------------------------------------------------------------------------- */
+
+/* High bit of each byte that is a quote, a backslash, a control character or not ASCII. The lowest
+** bit that is set is exact; those above it may be carried over, which is why only it is used. */
+static inline uint64_t special_bytes(uint64_t w) {
+  uint64_t quote = w ^ (ONES * '"'), slash = w ^ (ONES * '\\');
+  uint64_t hit = ((quote - ONES) & ~quote) | ((slash - ONES) & ~slash) | ((w - ONES * 0x20) & ~w) | w;
+  return hit & HIGHS;
+}
+
+static inline bool is_plain(unsigned char c) {
+  return c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
+}
+
+static const char *skip_plain(const char *p, const char *end) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+  while (end - p >= 8) {
+    uint64_t w;
+    memcpy(&w, p, sizeof w);
+    uint64_t hit = special_bytes(w);
+    if (hit != 0) return p + __builtin_ctzll(hit) / 8;
+    p += 8;
+  }
+#endif
+  while (p < end && is_plain((unsigned char)*p)) p++;
+  return p;
+}
+
+static int hex_digit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  return -1;
+}
+
+/* Four hex digits at p, which must be readable; -1 when they are not. */
+static int32_t hex4(const char *p) {
+  int32_t value = 0;
+  for (int i = 0; i < 4; i++) {
+    int digit = hex_digit(p[i]);
+    if (digit < 0) return -1;
+    value = value << 4 | digit;
+  }
+  return value;
+}
+
+/* Length of the escape at p ('\\' included), 0 when malformed. */
+static size_t escape_length(const char *p, const char *end) {
+  if (end - p < 2) return 0;
+  switch (p[1]) {
+  case '"':
+  case '\\':
+  case '/':
+  case 'b':
+  case 'f':
+  case 'n':
+  case 'r':
+  case 't':
+    return 2;
+  case 'u':
+    return end - p >= 6 && hex4(p + 2) >= 0 ? 6 : 0;
+  default:
+    return 0;
+  }
+}
+
+bool scan_string(struct scan *s, struct scan_text *out) {
+  const char *p = s->p, *end = s->end;
+  if (p == end || *p != '"') return false;
+  out->p = ++p;
+  out->escaped = false;
+  for (;;) {
+    p = skip_plain(p, end);
+    if (p == end) return false;
+    size_t n;
+    if (*p == '"') {
+      out->len = (size_t)(p - out->p);
+      s->p = p + 1;
+      return true;
+    }
+    if (*p == '\\') {
+      out->escaped = true;
+      n = escape_length(p, end);
+    } else { /* 0: a control character, or not UTF-8 */
+      n = (unsigned char)*p < 0x80 ? 0 : utf8_sequence(p, (size_t)(end - p));
+    }
+    if (n == 0) return false;
+    p += n;
+  }
+}
+
+static size_t encode_utf8(uint32_t c, char *out) {
+  if (c < 0x80) {
+    out[0] = (char)c;
+    return 1;
+  }
+  if (c < 0x800) {
+    out[0] = (char)(0xC0 | c >> 6);
+    out[1] = (char)(0x80 | (c & 0x3F));
+    return 2;
+  }
+  if (c < 0x10000) {
+    out[0] = (char)(0xE0 | c >> 12);
+    out[1] = (char)(0x80 | (c >> 6 & 0x3F));
+    out[2] = (char)(0x80 | (c & 0x3F));
+    return 3;
+  }
+  out[0] = (char)(0xF0 | c >> 18);
+  out[1] = (char)(0x80 | (c >> 12 & 0x3F));
+  out[2] = (char)(0x80 | (c >> 6 & 0x3F));
+  out[3] = (char)(0x80 | (c & 0x3F));
+  return 4;
+}
+
+/* Decode the \u escape at p, with its second half if it has one. Length taken, 0 a lone half. */
+static size_t unicode_escape(const char *p, const char *end, uint32_t *c) {
+  uint32_t unit = (uint32_t)hex4(p + 2);
+  *c = unit;
+  if (unit < 0xD800 || unit > 0xDFFF) return 6;
+  if (unit > 0xDBFF || end - p < 12 || p[6] != '\\' || p[7] != 'u') return 0;
+  uint32_t low = (uint32_t)hex4(p + 8);
+  if (low < 0xDC00 || low > 0xDFFF) return 0;
+  *c = 0x10000 + ((unit - 0xD800) << 10) + (low - 0xDC00);
+  return 12;
+}
+
+static char simple_escape(char c) {
+  switch (c) {
+  case 'b':
+    return '\b';
+  case 'f':
+    return '\f';
+  case 'n':
+    return '\n';
+  case 'r':
+    return '\r';
+  case 't':
+    return '\t';
+  default: /* '"', '\\', '/': themselves */
+    return c;
+  }
+}
+
+enum scan_status scan_unescape(const struct scan_text *t, struct buf *out) {
+  /* No escape is shorter than what it means, so one reservation is enough. */
+  if (buf_reserve(out, t->len) != BUF_OK) return SCAN_NO_ROOM;
+  const char *p = t->p, *end = t->p + t->len;
+  size_t before = out->len;
+  while (p < end) {
+    const char *slash = memchr(p, '\\', (size_t)(end - p));
+    size_t n = (size_t)((slash != NULL ? slash : end) - p);
+    if (n > 0) memcpy(out->data + out->len, p, n);
+    out->len += n;
+    if (slash == NULL) break;
+    if (slash[1] == 'u') {
+      uint32_t c;
+      n = unicode_escape(slash, end, &c);
+      if (n == 0) {
+        out->len = before;
+        return SCAN_LONE_SURROGATE;
+      }
+      out->len += encode_utf8(c, out->data + out->len);
+    } else {
+      n = 2;
+      out->data[out->len++] = simple_escape(slash[1]);
+    }
+    p = slash + n;
+  }
+  return SCAN_OK;
+}
+
+/* ---- numbers and literals -------------------------------------------------------------------- */
+
+static const char *digits(const char *p, const char *end) {
+  while (p < end && *p >= '0' && *p <= '9') p++;
+  return p;
+}
+
+/* Past the number at the cursor, or NULL. `*integer`: neither fraction nor exponent. */
+static const char *number_end(const struct scan *s, bool *integer) {
+  const char *p = s->p, *end = s->end;
+  if (p < end && *p == '-') p++;
+  const char *start = p;
+  p = digits(p, end);
+  if (p == start || (*start == '0' && p - start > 1)) return NULL;
+  *integer = true;
+  if (p < end && *p == '.') {
+    start = p + 1;
+    p = digits(start, end);
+    if (p == start) return NULL;
+    *integer = false;
+  }
+  if (p < end && (*p == 'e' || *p == 'E')) {
+    p++;
+    if (p < end && (*p == '+' || *p == '-')) p++;
+    start = p;
+    p = digits(start, end);
+    if (p == start) return NULL;
+    *integer = false;
+  }
+  return p;
+}
+
+bool scan_int(struct scan *s, int64_t *out) {
+  bool integer;
+  const char *end = number_end(s, &integer);
+  if (end == NULL || !integer) return false;
+  bool negative = *s->p == '-';
+  int64_t value = 0; /* built up below zero, where the range is larger */
+  for (const char *p = s->p + negative; p < end; p++) {
+    int digit = *p - '0';
+    if (value < (INT64_MIN + digit) / 10) return false;
+    value = value * 10 - digit;
+  }
+  if (!negative && value == INT64_MIN) return false;
+  *out = negative ? value : -value;
+  s->p = end;
+  return true;
+}
+
+static bool literal(struct scan *s, const char *word, size_t n) {
+  if ((size_t)(s->end - s->p) < n || memcmp(s->p, word, n) != 0) return false;
+  s->p += n;
+  return true;
+}
+
+bool scan_null(struct scan *s) {
+  return literal(s, "null", 4);
+}
+
+/* ---- structure ------------------------------------------------------------------------------- */
+
+bool scan_open(struct scan *s, char bracket) {
+  if (scan_peek(s) != bracket || s->depth == JSON_DEPTH_MAX) return false;
+  s->depth++;
+  s->p++;
+  return true;
+}
+
+/* Between members: past the comma to the next one (1), past the closing bracket (0), or -1. */
+static inline int next_member(struct scan *s, bool *first, char closing) {
+  skip_space(s);
+  char c = scan_peek(s);
+  if (c == closing) {
+    s->p++;
+    s->depth--;
+    return 0;
+  }
+  if (!*first) {
+    if (c != ',') return -1;
+    s->p++;
+    skip_space(s);
+  }
+  *first = false;
+  return 1;
+}
+
+int scan_item(struct scan *s, bool *first) {
+  return next_member(s, first, ']');
+}
+
+int scan_key(struct scan *s, bool *first, struct scan_text *key) {
+  int more = next_member(s, first, '}');
+  if (more <= 0) return more;
+  if (!scan_string(s, key)) return -1;
+  skip_space(s);
+  if (scan_peek(s) != ':') return -1;
+  s->p++;
+  skip_space(s);
+  return 1;
+}
+
+/* Recursion is bounded by scan_open. */
+static bool skip_value(struct scan *s) {
+  struct scan_text text;
+  bool first = true, integer;
+  const char *end;
+  int more;
+  switch (scan_peek(s)) {
+  case '"':
+    return scan_string(s, &text);
+  case '{':
+    if (!scan_open(s, '{')) return false;
+    while ((more = scan_key(s, &first, &text)) > 0) {
+      if (!skip_value(s)) return false;
+    }
+    return more == 0;
+  case '[':
+    if (!scan_open(s, '[')) return false;
+    while ((more = scan_item(s, &first)) > 0) {
+      if (!skip_value(s)) return false;
+    }
+    return more == 0;
+  case 't':
+    return literal(s, "true", 4);
+  case 'f':
+    return literal(s, "false", 5);
+  case 'n':
+    return literal(s, "null", 4);
+  default:
+    end = number_end(s, &integer);
+    if (end == NULL) return false;
+    s->p = end;
+    return true;
+  }
+}
+
+bool scan_skip(struct scan *s, struct scan_text *raw) {
+  const char *start = s->p;
+  if (!skip_value(s)) return false;
+  if (raw != NULL) {
+    raw->p = start;
+    raw->len = (size_t)(s->p - start);
+    raw->escaped = false;
+  }
+  return true;
+}

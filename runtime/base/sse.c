@@ -1,0 +1,287 @@
+/*
+** The event-stream parser; see sse.h. Offsets, not pointers, name places in the buffer, because it
+** moves. Reading order: sse_next, take_line, dispatch; the rest is line ends and memory.
+*/
+#include "base/sse.h"
+
+#include <string.h>
+
+#include "base/limits.h"
+#include "base/utf8.h"
+
+void sse_init(struct sse *s, size_t event_max) {
+  memset(s, 0, sizeof *s);
+  /* U+FFFD is three bytes and may stand for one. */
+  size_t repaired_max = event_max > SIZE_MAX / 3 ? SIZE_MAX : event_max * 3;
+  buf_init(&s->in, SIZE_MAX); /* sse_feed knows the bound, which depends on what is handed out */
+  buf_init(&s->name, repaired_max);
+  buf_init(&s->text, repaired_max);
+  buf_init(&s->id, repaired_max);
+  s->event_max = event_max;
+  s->retry_ms = -1;
+}
+
+void sse_free(struct sse *s) {
+  buf_free(&s->in);
+  buf_free(&s->name);
+  buf_free(&s->text);
+  buf_free(&s->id);
+  sse_init(s, s->event_max);
+}
+
+size_t sse_buffered(const struct sse *s) {
+  return s->in.len - s->start;
+}
+
+int64_t sse_retry_ms(const struct sse *s) {
+  return s->retry_ms;
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+/* The first `start` bytes have left the buffer: shift every offset. */
+static void rebase(struct sse *s) {
+  size_t gone = s->start;
+  s->start = 0;
+  s->line -= gone;
+  s->scan = s->scan > gone ? s->scan - gone : 0; /* these two may trail behind `line` */
+  s->lf = s->lf > gone ? s->lf - gone : 0;
+  if (s->has_data) s->data_at -= gone;
+  if (s->name_len > 0 && !s->name_copied) s->name_at -= gone;
+}
+
+/*
+** Out of complete events. Give memory back that one burst needed and the next, small piece does not:
+** thousands of streams are parked here at a time.
+*/
+static void settle(struct sse *s) {
+  buf_clear(&s->text, SSE_IDLE_KEEP);
+  if (!s->name_copied) buf_clear(&s->name, SSE_IDLE_KEEP);
+  size_t rest = s->in.len - s->start;
+  if (rest == 0) {
+    buf_clear(&s->in, SSE_IDLE_KEEP);
+    rebase(s);
+    return;
+  }
+  if (s->in.cap <= SSE_IDLE_KEEP || rest > SSE_IDLE_KEEP) return;
+  struct buf small;
+  buf_init(&small, s->in.max);
+  if (buf_append(&small, s->in.data + s->start, rest) != BUF_OK) return; /* it was only thrift */
+  buf_free(&s->in);
+  s->in = small;
+  rebase(s);
+}
+
+enum buf_status sse_feed(struct sse *s, const char *bytes, size_t n) {
+  if (s->failed != 0) return s->failed == -1 ? BUF_FULL : BUF_NOMEM;
+  if (s->lost != 0) return s->lost == -1 ? BUF_FULL : BUF_NOMEM;
+  size_t rest = s->in.len - s->start;
+  if (rest > STREAM_BUFFER_MAX && rest - STREAM_BUFFER_MAX > s->event_max) {
+    s->lost = -1;
+    return BUF_FULL;
+  }
+  /* Moving the rest down only when as much is dead keeps the cost linear however it is fed. */
+  if (s->start > 0 && s->start >= rest) {
+    buf_consume(&s->in, s->start);
+    rebase(s);
+  }
+  enum buf_status status = buf_append(&s->in, bytes, n);
+  if (status != BUF_OK) s->lost = status == BUF_FULL ? -1 : -2;
+  return status;
+}
+
+/* ---- lines ----------------------------------------------------------------------------------- */
+
+/* Step over what may stand before a line. False: that cannot be decided yet. */
+static bool line_begins(struct sse *s) {
+  size_t avail = s->in.len - s->line;
+  if (s->skip_lf) {
+    if (avail == 0) return false;
+    s->skip_lf = false;
+    if (s->in.data[s->line] == '\n') {
+      if (s->start == s->line) s->start++;
+      s->line++;
+    }
+  }
+  if (!s->bom_done) {
+    size_t n = avail < 3 ? avail : 3;
+    bool same = n > 0 && memcmp(s->in.data, "\xEF\xBB\xBF", n) == 0;
+    if (n == 0 || (same && n < 3)) return false;
+    s->bom_done = true;
+    if (same) s->start = s->line = 3;
+  }
+  if (s->scan < s->line) s->scan = s->line;
+  if (s->lf < s->line) s->lf = s->line;
+  return true;
+}
+
+/* Where the line in progress ends. Each byte is looked at once per kind of line end. */
+static bool find_end(struct sse *s, size_t *end) {
+  const char *d = s->in.data;
+  size_t len = s->in.len;
+  if (s->lf < len && d[s->lf] != '\n') {
+    const char *p = memchr(d + s->lf, '\n', len - s->lf);
+    s->lf = p != NULL ? (size_t)(p - d) : len;
+  }
+  if (s->scan < s->lf) {
+    const char *p = memchr(d + s->scan, '\r', s->lf - s->scan);
+    if (p != NULL) {
+      *end = (size_t)(p - d);
+      return true;
+    }
+    s->scan = s->lf;
+  }
+  *end = s->lf;
+  return s->lf < len;
+}
+
+static void next_line(struct sse *s, size_t end) {
+  s->line = end + 1;
+  if (s->in.data[end] == '\r') {
+    if (s->line == s->in.len) {
+      s->skip_lf = true;
+    } else if (s->in.data[s->line] == '\n') {
+      s->line++;
+    }
+  }
+  if (!s->began) s->start = s->line; /* comments between events are no part of one */
+}
+
+/* ---- fields ---------------------------------------------------------------------------------- */
+
+static bool store(struct buf *to, const char *v, size_t n) {
+  to->len = 0;
+  if (utf8_valid_prefix(v, n) == n) return buf_append(to, v, n) == BUF_OK;
+  return utf8_repair(v, n, to) == BUF_OK;
+}
+
+static bool take_name(struct sse *s, size_t at, size_t n) {
+  const char *v = s->in.data + at;
+  s->began = true;
+  s->name_at = at;
+  s->name_len = n;
+  /* Joining data moves bytes over what stood between the data lines. */
+  s->name_copied = s->has_data || utf8_valid_prefix(v, n) != n;
+  if (!s->name_copied) return true;
+  if (!store(&s->name, v, n)) return false;
+  s->name_len = s->name.len;
+  return true;
+}
+
+static void take_data(struct sse *s, size_t at, size_t n) {
+  s->began = true;
+  if (!s->has_data) {
+    s->has_data = true;
+    s->data_at = at;
+    s->data_len = n;
+    return;
+  }
+  /* The former value is followed by a line end and this line's "data", so there is room. */
+  char *end = s->in.data + s->data_at + s->data_len;
+  *end = '\n';
+  memmove(end + 1, s->in.data + at, n);
+  s->data_len += n + 1;
+}
+
+static bool take_id(struct sse *s, const char *v, size_t n) {
+  if (memchr(v, '\0', n) != NULL) return true;
+  if (n == s->id.len && (n == 0 || memcmp(v, s->id.data, n) == 0)) return true;
+  return store(&s->id, v, n);
+}
+
+static void take_retry(struct sse *s, const char *v, size_t n) {
+  int64_t ms = 0;
+  if (n == 0) return;
+  for (size_t i = 0; i < n; i++) {
+    if (v[i] < '0' || v[i] > '9') return;
+    int digit = v[i] - '0';
+    ms = ms > (INT64_MAX - digit) / 10 ? INT64_MAX : ms * 10 + digit;
+  }
+  s->retry_ms = ms;
+}
+
+/* One line that is not empty. False: out of memory. */
+static bool take_line(struct sse *s, size_t at, size_t end) {
+  const char *p = s->in.data + at;
+  size_t n = end - at, name = n, value = n;
+  if (n >= 5 && memcmp(p, "data:", 5) == 0) { /* nearly every line */
+    name = 4;
+  } else {
+    const char *colon = memchr(p, ':', n);
+    if (colon != NULL) name = (size_t)(colon - p);
+  }
+  if (name < n) value = name + 1 + (name + 1 < n && p[name + 1] == ' ');
+  if (name == 4 && memcmp(p, "data", 4) == 0) {
+    take_data(s, at + value, n - value);
+  } else if (name == 5 && memcmp(p, "event", 5) == 0) {
+    return take_name(s, at + value, n - value);
+  } else if (name == 2 && memcmp(p, "id", 2) == 0) {
+    return take_id(s, p + value, n - value);
+  } else if (name == 5 && memcmp(p, "retry", 5) == 0) {
+    take_retry(s, p + value, n - value);
+  }
+  return true; /* a comment (an empty name) and unknown names are ignored */
+}
+
+/* ---- events ---------------------------------------------------------------------------------- */
+
+static int fail(struct sse *s, int result) {
+  buf_free(&s->in);
+  s->start = s->line = s->scan = s->lf = 0;
+  s->failed = result;
+  return result;
+}
+
+/* The event in progress is complete. 1 event, 0 it carries no data, -2 out of memory. */
+static int dispatch(struct sse *s, struct sse_event *out) {
+  bool fire = s->has_data;
+  if (fire) {
+    out->data = s->in.data + s->data_at;
+    out->data_len = s->data_len;
+    if (utf8_valid_prefix(out->data, out->data_len) != out->data_len) {
+      if (!store(&s->text, out->data, out->data_len)) return -2;
+      out->data = s->text.data;
+      out->data_len = s->text.len;
+    }
+    out->event = s->name_len == 0 ? "" : s->name_copied ? s->name.data : s->in.data + s->name_at;
+    out->event_len = s->name_len;
+    out->id = s->id.len == 0 ? "" : s->id.data;
+    out->id_len = s->id.len;
+  }
+  s->began = s->has_data = s->name_copied = false;
+  s->name_len = 0;
+  return fire;
+}
+
+int sse_next(struct sse *s, struct sse_event *out) {
+  if (s->failed != 0) return s->failed;
+  size_t end;
+  while (line_begins(s) && find_end(s, &end)) {
+    if (end == s->line) {
+      int result = dispatch(s, out);
+      next_line(s, end);
+      if (result < 0) return fail(s, result);
+      if (result > 0) return result;
+      continue;
+    }
+    if (end - s->start > s->event_max) return fail(s, -1);
+    if (!take_line(s, s->line, end)) return fail(s, -2);
+    next_line(s, end);
+  }
+  /* Only the content of a line counts, so that the verdict is the same however the bytes came. */
+  if (s->line < s->in.len && s->bom_done && s->in.len - s->start > s->event_max) {
+    return fail(s, -1);
+  }
+  if (s->lost != 0) return fail(s, s->lost);
+  settle(s);
+  return 0;
+}
+
+int sse_finish(struct sse *s, struct sse_event *out) {
+  int result = sse_next(s, out);
+  if (result != 0) return result;
+  if (s->line < s->in.len && !take_line(s, s->line, s->in.len)) return fail(s, -2);
+  result = dispatch(s, out);
+  s->start = s->line = s->scan = s->lf = s->in.len;
+  return result < 0 ? fail(s, result) : result;
+}
