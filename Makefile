@@ -148,7 +148,7 @@ REPLAY := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=$(B)/tests/fuzz/replay_%)
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all program tests tools ctest help deps demo test bench fuzz fuzz-targets lint format \
+.PHONY: all program tests ctests replays tools ctest help deps demo test bench fuzz fuzz-targets lint format \
   layers docs install uninstall dist clean coverage FORCE
 FORCE:
 
@@ -222,7 +222,9 @@ test: ## every test that can run here; the last line counts them
 	+$(Q)MAKE='$(MAKE)' tests/run
 
 # What the driver runs: C units and the replay of the fuzzers' corpus.
-tests: program $(CTEST) $(REPLAY)
+tests: program ctests replays
+ctests: $(CTEST)
+replays: $(REPLAY)
 
 ctest: $(CTEST)
 	$(Q)failed=0; for t in $(CTEST); do $$t || failed=1; done; exit $$failed
