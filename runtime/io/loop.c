@@ -17,6 +17,7 @@ static struct {
   int64_t virtual_offset_us; /* wall clock minus virtual time at the switch */
   bool is_virtual;
   uint64_t rng[4];
+  void (*prepare)(void);
 } loop;
 
 struct event_base *loop_base(void) {
@@ -145,6 +146,14 @@ static void set_tick(int64_t at_us) {
   struct timeval tv = {.tv_sec = (time_t)(wait / 1000000), .tv_usec = (suseconds_t)(wait % 1000000)};
   event_add(loop.tick, &tv);
   loop.tick_at_us = at_us;
+}
+
+void loop_on_prepare(void (*hook)(void)) {
+  loop.prepare = hook;
+}
+
+void loop_prepare(void) {
+  if (loop.prepare != NULL) loop.prepare();
 }
 
 void loop_poll(int64_t max_wait_us) {

@@ -40,6 +40,10 @@ static inline bool loop_timer_armed(const struct loop_timer *t) {
 }
 size_t loop_timer_count(void);
 
+/* Call `hook` before each wait, outside of any callback (the network starts new transfers there). */
+void loop_on_prepare(void (*hook)(void));
+void loop_prepare(void);
+
 /* Handle what is ready; wait for it at most `max_wait_us` (or until the nearest timer), then fire
 ** the timers that are due. */
 void loop_poll(int64_t max_wait_us);

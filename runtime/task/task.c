@@ -329,18 +329,29 @@ static void raise_deadlock(struct task *root) {
   task_interrupt(victim);
 }
 
+/* False when the root ended. */
+static bool run_batch(const struct task *root) {
+  for (int i = 0; i < BATCH_MAX && !list_empty(&sched.ready); i++) {
+    struct task *t = waitq_head(&sched.ready);
+    list_remove(&t->queue);
+    run(t);
+    if (root != NULL && root->state == TASK_DONE) return false;
+  }
+  loop_prepare();
+  return true;
+}
+
 void sched_run(struct task *root) {
-  while (root->state != TASK_DONE) {
-    for (int i = 0; i < BATCH_MAX && !list_empty(&sched.ready); i++) {
-      struct task *t = waitq_head(&sched.ready);
-      list_remove(&t->queue);
-      run(t);
-      if (root->state == TASK_DONE) return;
-    }
+  while (run_batch(root)) {
     bool idle = list_empty(&sched.ready);
     if (idle && deadlocked()) raise_deadlock(root);
     else loop_poll(idle ? LOOP_NEVER : 0);
   }
+}
+
+void sched_turn(int64_t max_wait_us) {
+  run_batch(NULL);
+  loop_poll(list_empty(&sched.ready) ? max_wait_us : 0);
 }
 
 const struct sched_stats *sched_stats(void) {

@@ -130,6 +130,8 @@ void sched_close(lua_State *L); /* after the root has ended */
 
 /* Run until `root` is done. Raises a deadlock inside `root` when nothing can wake any task. */
 void sched_run(struct task *root);
+/* One turn: run what is ready, then wait for events at most `max_wait_us`. */
+void sched_turn(int64_t max_wait_us);
 const struct sched_stats *sched_stats(void);
 
 /* The one place that calls lua_resume; for coroutine.resume and coroutine.wrap. */

@@ -1,0 +1,13 @@
+/* Secrets: the one C type that holds secret bytes. */
+#ifndef SLUICE_BIND_SECRET_H
+#define SLUICE_BIND_SECRET_H
+
+#include <lua.h>
+#include <stddef.h>
+
+#define SECRET_TYPE "sluice.secret"
+
+/* The bytes of the secret at `index`, or NULL when it is none. Only for building what goes out. */
+const char *secret_bytes(lua_State *L, int index, size_t *len);
+
+#endif

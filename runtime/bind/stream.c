@@ -1,0 +1,412 @@
+/*
+** Streamed replies: endpoint:stream(). Owned by the innermost task group and closed when it ends,
+** whatever Lua did with it; the collector is a backstop.
+**
+** Two ways to read. pull() hands out one event at a time. The iterator texts() hands out text deltas
+** straight from C, and calls the handler it was given for every other event.
+*/
+#include <lauxlib.h>
+#include <string.h>
+
+#include "base/delta.h"
+#include "base/limits.h"
+#include "bind/bind.h"
+#include "bind/http.h"
+#include "io/stream.h"
+#include "task/coroutine.h"
+#include "task/task.h"
+
+enum protocol { PROTOCOL_NONE, PROTOCOL_OPENAI, PROTOCOL_ANTHROPIC };
+
+struct http_stream {
+  struct stream stream; /* first: the transfer's callbacks come back with it */
+  struct handle handle;
+  struct task *waiter;
+  const char *label;
+  struct buf text;    /* all text handed out so far */
+  struct buf scratch; /* a delta with escapes, unescaped */
+  struct buf usage;   /* the last usage object that came on a text delta */
+  enum protocol protocol;
+  bool has_pending; /* user value 3 holds text to hand out first */
+  bool closed;
+};
+
+/* User values: 1 the endpoint, 2 the request's body, 3 text put back, 4 the handler of texts(). */
+enum { UV_ENDPOINT = 1, UV_BODY, UV_PENDING, UV_HANDLER, UV_COUNT = UV_HANDLER };
+
+static struct http_stream *check_stream(lua_State *L) {
+  return luaL_checkudata(L, 1, STREAM_TYPE);
+}
+
+static void wake(struct http_stream *s) {
+  if (s->waiter != NULL) task_wake(s->waiter, WAKE_OK);
+  s->waiter = NULL;
+}
+
+static void notify(struct transfer *t) {
+  wake((struct http_stream *)(void *)t);
+}
+
+static int opened(lua_State *L, int status, lua_KContext ctx);
+
+static void undo(struct task *waiting) {
+  ((struct http_stream *)waiting->subject)->waiter = NULL;
+}
+
+static void shut(struct http_stream *s) {
+  if (s->closed) return;
+  s->closed = true;
+  handle_release(&s->handle);
+  stream_free(&s->stream);
+  buf_free(&s->scratch);
+  buf_free(&s->usage);
+  wake(s);
+}
+
+static void on_owner_end(struct handle *h) {
+  shut((struct http_stream *)(void *)((char *)h - offsetof(struct http_stream, handle)));
+}
+
+static void undo_open(struct task *waiting) {
+  struct http_stream *s = waiting->subject;
+  s->waiter = NULL;
+  shut(s); /* nobody has it yet: cancelling the opening closes the connection at once */
+}
+
+static int park(lua_State *L, struct http_stream *s, lua_KFunction k) {
+  if (s->waiter != NULL)
+    return luaL_error(L, "another task is already reading this stream");
+  if (s->stream.transfer.progress_us == LOOP_NEVER) transfer_expect(&s->stream.transfer);
+  s->waiter = task_running();
+  struct wait w = {
+      .what = s->label, .undo = k == opened ? undo_open : undo, .subject = s, .external = true};
+  return task_park(L, &w, (lua_KContext)s, k);
+}
+
+/* ---- opening ------------------------------------------------------------------------------------------- */
+
+static int opened(lua_State *L, int status, lua_KContext ctx) {
+  (void)status;
+  struct http_stream *s = (struct http_stream *)ctx;
+  struct transfer *t = &s->stream.transfer;
+  if (s->closed) return luaL_error(L, "the stream was closed while it was being opened");
+  if (t->failed && !t->headers_done) {
+    http_push_failure(L, t);
+    shut(s);
+    return 5;
+  }
+  if (!t->headers_done) return park(L, s, opened);
+  lua_settop(L, 2);
+  return 1;
+}
+
+/* endpoint:stream(body, total, name, value, …) -> stream, as soon as the headers are there
+** | false, kind, phase, message, elapsed */
+int http_endpoint_stream(lua_State *L) {
+  struct endpoint *e = http_check_endpoint(L, 1);
+  struct transfer_spec spec;
+  task_check(L);
+  struct http_stream *s = lua_newuserdatauv(L, sizeof *s, UV_COUNT);
+  memset(s, 0, sizeof *s);
+  stream_init(&s->stream, notify);
+  list_init(&s->handle.link);
+  s->handle.close = on_owner_end;
+  s->label = e->label;
+  buf_init(&s->text, STREAM_TEXT_MAX);
+  buf_init(&s->scratch, SSE_EVENT_MAX);
+  buf_init(&s->usage, SSE_EVENT_MAX);
+  luaL_setmetatable(L, STREAM_TYPE);
+  int index = lua_gettop(L);
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, index, UV_ENDPOINT);
+  if (index > 2) lua_pushvalue(L, 2);
+  else lua_pushnil(L);
+  lua_setiuservalue(L, index, UV_BODY);
+  lua_insert(L, 2);
+  http_read_call(L, e, 3, &spec);
+  lua_settop(L, 2);
+  handle_adopt(&s->handle, scope_owner(task_running()->scope));
+  if (!stream_start(&s->stream, &spec)) {
+    http_push_failure(L, &s->stream.transfer);
+    shut(s);
+    return 5;
+  }
+  return park(L, s, opened);
+}
+
+/* ---- reading ------------------------------------------------------------------------------------------- */
+
+static bool as_delta(struct http_stream *s, const struct sse_event *ev, struct delta *d) {
+  if (s->protocol == PROTOCOL_OPENAI) return delta_openai(ev->data, ev->data_len, d, &s->scratch);
+  if (s->protocol == PROTOCOL_ANTHROPIC)
+    return delta_anthropic(ev->event, ev->event_len, ev->data, ev->data_len, d, &s->scratch);
+  return false;
+}
+
+static void push_text(lua_State *L, struct http_stream *s, const char *text, size_t len) {
+  enum buf_status status = buf_append(&s->text, text, len);
+  if (status == BUF_FULL)
+    luaL_error(L, "the streamed text has more than %d bytes", (int)STREAM_TEXT_MAX);
+  if (status != BUF_OK) luaL_error(L, "not enough memory");
+  lua_pushlstring(L, text, len);
+}
+
+static void on_delta(lua_State *L, struct http_stream *s, const struct delta *d) {
+  struct transfer *t = &s->stream.transfer;
+  t->progressed = true;
+  transfer_unexpect(t);
+  if (d->usage != NULL) {
+    buf_clear(&s->usage, s->usage.max);
+    if (buf_append(&s->usage, d->usage, d->usage_len) != BUF_OK) luaL_error(L, "not enough memory");
+  }
+  push_text(L, s, d->text, d->text_len);
+}
+
+static int push_event(lua_State *L, const struct sse_event *ev) {
+  lua_pushnil(L);
+  lua_pushlstring(L, ev->event, ev->event_len);
+  lua_pushlstring(L, ev->data, ev->data_len);
+  lua_pushlstring(L, ev->id, ev->id_len);
+  return 4;
+}
+
+/* Push what ended the stream: false for a clean end, false, kind, phase, message, elapsed else. */
+static int push_end(lua_State *L, struct http_stream *s, enum stream_next how) {
+  struct transfer *t = &s->stream.transfer;
+  if (how == STREAM_FAILED) {
+    lua_pushboolean(L, 0);
+    lua_pushstring(L, err_kind_name(ERR_PROTOCOL));
+    lua_pushliteral(L, "body");
+    lua_pushfstring(L, "one event of the stream has more than %d bytes", (int)SSE_EVENT_MAX);
+    lua_pushnumber(L, (lua_Number)(loop_now_us() - t->started_us) / 1e6);
+    return 5;
+  }
+  if (t->failed) return http_push_failure(L, t);
+  lua_pushboolean(L, 0);
+  return 1;
+}
+
+/* True: results are pushed, *n of them. False: nothing is there yet. */
+static bool pull_once(lua_State *L, struct http_stream *s, int *n) {
+  if (s->closed) luaL_error(L, "the stream is closed");
+  if (s->has_pending) {
+    s->has_pending = false;
+    lua_getiuservalue(L, 1, UV_PENDING);
+    *n = 1;
+    return true;
+  }
+  struct sse_event ev;
+  struct delta d;
+  enum stream_next got = stream_next(&s->stream, &ev);
+  if (got == STREAM_WAIT) return false;
+  if (got != STREAM_EVENT) {
+    *n = push_end(L, s, got);
+  } else if (as_delta(s, &ev, &d)) {
+    on_delta(L, s, &d);
+    *n = 1;
+  } else {
+    *n = push_event(L, &ev);
+  }
+  return true;
+}
+
+static int pull_k(lua_State *L, int status, lua_KContext ctx) {
+  (void)status;
+  struct http_stream *s = (struct http_stream *)ctx;
+  int n;
+  return pull_once(L, s, &n) ? n : park(L, s, pull_k);
+}
+
+/* stream:pull([continue]) -> text | nil, event, data, id | false [, kind, phase, message, elapsed].
+** `continue`: the event before this was no content, so the clock of silence goes on. */
+static int stream_pull(lua_State *L) {
+  struct http_stream *s = check_stream(L);
+  task_check(L);
+  if (!lua_toboolean(L, 2)) transfer_unexpect(&s->stream.transfer);
+  lua_settop(L, 1);
+  return pull_k(L, LUA_OK, (lua_KContext)s);
+}
+
+static int text_k(lua_State *L, int status, lua_KContext ctx);
+
+/* The handler has spoken: a string is handed out, nil means go on, false ends the loop. */
+static int handled(lua_State *L, int status, lua_KContext ctx) {
+  (void)status;
+  int type = lua_type(L, -1);
+  if (type == LUA_TSTRING) return 1;
+  if (type == LUA_TBOOLEAN) {
+    lua_pushnil(L);
+    return 1;
+  }
+  lua_settop(L, 1);
+  return text_k(L, LUA_OK, ctx);
+}
+
+static int text_k(lua_State *L, int status, lua_KContext ctx) {
+  (void)status;
+  struct http_stream *s = (struct http_stream *)ctx;
+  for (;;) {
+    int n;
+    if (!pull_once(L, s, &n)) return park(L, s, text_k);
+    if (n == 1 && lua_type(L, -1) == LUA_TSTRING) return 1;
+    lua_getiuservalue(L, 1, UV_HANDLER);
+    lua_insert(L, -(n + 1));
+    lua_callk(L, n, 1, ctx, handled);
+    int type = lua_type(L, -1);
+    if (type == LUA_TNIL) {
+      lua_settop(L, 1);
+      continue; /* the common case without growing the C stack */
+    }
+    return handled(L, LUA_OK, ctx);
+  }
+}
+
+static int text_next(lua_State *L) {
+  struct http_stream *s = check_stream(L);
+  task_check(L);
+  transfer_unexpect(&s->stream.transfer);
+  lua_settop(L, 1);
+  return text_k(L, LUA_OK, (lua_KContext)s);
+}
+
+/* stream:texts(handler) -> iterator, stream. `handler(nil, event, data, id)` for every event that is
+** not plain text, `handler(false, …)` as pull at the end. */
+static int stream_texts(lua_State *L) {
+  check_stream(L);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  lua_settop(L, 2);
+  lua_setiuservalue(L, 1, UV_HANDLER);
+  lua_pushcfunction(L, text_next);
+  lua_pushvalue(L, 1);
+  return 2;
+}
+
+/* ---- the rest -------------------------------------------------------------------------------------------- */
+
+/* stream:plain("openai" | "anthropic"): from now on plain text deltas come out as text. */
+static int stream_plain(lua_State *L) {
+  static const char *const protocols[] = {"none", "openai", "anthropic", NULL};
+  check_stream(L)->protocol = (enum protocol)luaL_checkoption(L, 2, NULL, protocols);
+  return 0;
+}
+
+/* stream:progress(): the event just read was content. */
+static int stream_progress(lua_State *L) {
+  struct transfer *t = &check_stream(L)->stream.transfer;
+  t->progressed = true;
+  transfer_unexpect(t);
+  return 0;
+}
+
+/* stream:add(text): text that was found by decoding; counts as handed out. */
+static int stream_add(lua_State *L) {
+  struct http_stream *s = check_stream(L);
+  size_t len;
+  const char *text = luaL_checklstring(L, 2, &len);
+  push_text(L, s, text, len);
+  return 1;
+}
+
+/* stream:put_back(text): the next read hands it out; it is already counted. */
+static int stream_put_back(lua_State *L) {
+  struct http_stream *s = check_stream(L);
+  luaL_checkstring(L, 2);
+  lua_settop(L, 2);
+  lua_setiuservalue(L, 1, UV_PENDING);
+  s->has_pending = true;
+  return 0;
+}
+
+static int stream_text(lua_State *L) {
+  struct http_stream *s = check_stream(L);
+  lua_pushlstring(L, s->text.data != NULL ? s->text.data : "", s->text.len);
+  return 1;
+}
+
+/* stream:usage() -> the JSON of the last usage object that came on a text delta, or nil. */
+static int stream_usage(lua_State *L) {
+  struct http_stream *s = check_stream(L);
+  if (s->usage.len == 0) return 0;
+  lua_pushlstring(L, s->usage.data, s->usage.len);
+  return 1;
+}
+
+static int body_k(lua_State *L, int status, lua_KContext ctx) {
+  (void)status;
+  struct http_stream *s = (struct http_stream *)ctx;
+  struct transfer *t = &s->stream.transfer;
+  if (s->closed) return luaL_error(L, "the stream is closed");
+  if (!t->done) {
+    transfer_unexpect(t); /* every byte counts here */
+    return park(L, s, body_k);
+  }
+  if (t->failed) return http_push_failure(L, t);
+  lua_pushlstring(L, t->body.data != NULL ? t->body.data : "", t->body.len);
+  return 1;
+}
+
+/* stream:body() -> all of a reply that is no event stream | false, kind, phase, message, elapsed */
+static int stream_body(lua_State *L) {
+  struct http_stream *s = check_stream(L);
+  task_check(L);
+  lua_settop(L, 1);
+  return body_k(L, LUA_OK, (lua_KContext)s);
+}
+
+static int stream_is_events(lua_State *L) {
+  struct http_stream *s = check_stream(L);
+  /* Before the first byte the headers alone tell; an empty reply never has one. */
+  if (!s->stream.sorted) stream_sort(&s->stream);
+  lua_pushboolean(L, s->stream.is_events);
+  return 1;
+}
+
+static int stream_status(lua_State *L) {
+  return http_status(L, &check_stream(L)->stream.transfer);
+}
+
+static int stream_header(lua_State *L) {
+  return http_header(L, &check_stream(L)->stream.transfer);
+}
+
+static int stream_headers(lua_State *L) {
+  return http_headers(L, &check_stream(L)->stream.transfer);
+}
+
+static int stream_times(lua_State *L) {
+  return http_times(L, &check_stream(L)->stream.transfer);
+}
+
+static int stream_close(lua_State *L) {
+  shut(check_stream(L));
+  return 0;
+}
+
+static int stream_closed(lua_State *L) {
+  lua_pushboolean(L, check_stream(L)->closed);
+  return 1;
+}
+
+static int stream_gc(lua_State *L) {
+  struct http_stream *s = check_stream(L);
+  shut(s);
+  buf_free(&s->text);
+  return 0;
+}
+
+void http_open_stream(lua_State *L) {
+  static const luaL_Reg methods[] = {
+      {"pull", stream_pull},         {"texts", stream_texts},   {"plain", stream_plain},
+      {"progress", stream_progress}, {"add", stream_add},       {"put_back", stream_put_back},
+      {"text", stream_text},         {"usage", stream_usage},   {"body", stream_body},
+      {"is_events", stream_is_events}, {"status", stream_status}, {"header", stream_header},
+      {"headers", stream_headers},   {"times", stream_times},   {"close", stream_close},
+      {"closed", stream_closed},     {"__close", stream_close}, {"__gc", stream_gc},
+      {NULL, NULL}};
+  luaL_newmetatable(L, STREAM_TYPE);
+  luaL_setfuncs(L, methods, 0);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -2, "__index");
+  bind_set_handle_offset(L, offsetof(struct http_stream, handle));
+  lua_pop(L, 1);
+}

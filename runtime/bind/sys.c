@@ -1,0 +1,172 @@
+/* sluice.core.sys: the process around the script: environment, terminal, chance, guards, signals. */
+#include <errno.h>
+#include <lauxlib.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "bind/bind.h"
+#include "bind/sys.h"
+#include "io/loop.h"
+#include "task/guard.h"
+#include "task/task.h"
+
+static struct {
+  struct list terminate_waiters; /* tasks parked until SIGTERM */
+  int dump_ref;
+  bool ready;
+} sys;
+
+/* ---- plain facts ----------------------------------------------------------------------------------- */
+
+static int sys_env(lua_State *L) {
+  lua_pushstring(L, getenv(luaL_checkstring(L, 1)));
+  return 1;
+}
+
+static int sys_isatty(lua_State *L) {
+  lua_pushboolean(L, isatty((int)luaL_checkinteger(L, 1)));
+  return 1;
+}
+
+static int sys_pid(lua_State *L) {
+  lua_pushinteger(L, getpid());
+  return 1;
+}
+
+static int sys_realpath(lua_State *L) {
+  char path[PATH_MAX];
+  if (realpath(luaL_checkstring(L, 1), path) == NULL) {
+    lua_pushnil(L);
+    lua_pushstring(L, strerror(errno));
+    return 2;
+  }
+  lua_pushstring(L, path);
+  return 1;
+}
+
+static int sys_wall(lua_State *L) {
+  lua_pushnumber(L, (lua_Number)loop_wall_us() / 1e6);
+  return 1;
+}
+
+static int sys_random(lua_State *L) {
+  lua_pushnumber(L, loop_random_unit());
+  return 1;
+}
+
+static int sys_seed(lua_State *L) {
+  loop_seed((uint64_t)luaL_checkinteger(L, 1));
+  return 0;
+}
+
+static int sys_virtual_clock(lua_State *L) {
+  loop_use_virtual_clock(lua_toboolean(L, 1));
+  return 0;
+}
+
+/* A random UUID (RFC 9562, version 4). From the system's generator, never from --seed: two runs with
+** the same seed must not share a request id. */
+static int sys_uuid(lua_State *L) {
+  static unsigned char pool[1024];
+  static size_t used = sizeof pool;
+  static const char digits[] = "0123456789abcdef";
+  if (used == sizeof pool) {
+    if (getrandom(pool, sizeof pool, 0) != (ssize_t)sizeof pool)
+      return luaL_error(L, "the system gives no random bytes: %s", strerror(errno));
+    used = 0;
+  }
+  unsigned char *b = pool + used;
+  used += 16;
+  b[6] = (unsigned char)((b[6] & 0x0f) | 0x40);
+  b[8] = (unsigned char)((b[8] & 0x3f) | 0x80);
+  char text[36], *p = text;
+  for (int i = 0; i < 16; i++) {
+    if (i == 4 || i == 6 || i == 8 || i == 10) *p++ = '-';
+    *p++ = digits[b[i] >> 4];
+    *p++ = digits[b[i] & 15];
+  }
+  lua_pushlstring(L, text, sizeof text);
+  return 1;
+}
+
+/* ---- guards ------------------------------------------------------------------------------------------ */
+
+static void report(const char *text) {
+  fprintf(stderr, "sluice: warning: %s\n", text);
+}
+
+/* core.guard { warn_burst = s, max_burst = s, max_memory = bytes } */
+static int sys_guard(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  struct guard_options o = {.report = report};
+  o.warn_burst_ms = bind_field_seconds(L, 1, "warn_burst", 0) / 1000;
+  o.max_burst_ms = bind_field_seconds(L, 1, "max_burst", 0) / 1000;
+  lua_getfield(L, 1, "max_memory");
+  o.max_memory = (size_t)luaL_optinteger(L, -1, 0);
+  guard_init(&o);
+  return 0;
+}
+
+/* ---- signals ----------------------------------------------------------------------------------------- */
+
+static int terminated_k(lua_State *L, int status, lua_KContext ctx) {
+  (void)L, (void)status, (void)ctx;
+  return 0;
+}
+
+/* core.wait_terminate(): park until SIGTERM; while a task does, SIGTERM cancels nothing by itself. */
+static int sys_wait_terminate(lua_State *L) {
+  task_check(L);
+  struct task *t = task_current(L);
+  list_append(&sys.terminate_waiters, &t->queue);
+  struct wait w = {.what = "SIGTERM", .undo = task_undo_queue, .external = true};
+  return task_park(L, &w, 0, terminated_k);
+}
+
+bool sys_wake_terminate(void) {
+  if (!sys.ready || list_empty(&sys.terminate_waiters)) return false;
+  waitq_wake_all(&sys.terminate_waiters);
+  return true;
+}
+
+/* core.on_dump(f): called at SIGUSR1, outside of any task. */
+static int sys_on_dump(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 1);
+  luaL_unref(L, LUA_REGISTRYINDEX, sys.dump_ref);
+  sys.dump_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  return 0;
+}
+
+void sys_dump(lua_State *L) {
+  if (!sys.ready || sys.dump_ref == LUA_NOREF) return;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, sys.dump_ref);
+  if (lua_pcall(L, 0, 0, 0) != LUA_OK) lua_pop(L, 1);
+}
+
+int luaopen_sluice_core_sys(lua_State *L) {
+  static const luaL_Reg functions[] = {{"env", sys_env},
+                                       {"isatty", sys_isatty},
+                                       {"pid", sys_pid},
+                                       {"realpath", sys_realpath},
+                                       {"wall", sys_wall},
+                                       {"random", sys_random},
+                                       {"seed", sys_seed},
+                                       {"virtual_clock", sys_virtual_clock},
+                                       {"uuid", sys_uuid},
+                                       {"guard", sys_guard},
+                                       {"wait_terminate", sys_wait_terminate},
+                                       {"on_dump", sys_on_dump},
+                                       {NULL, NULL}};
+  list_init(&sys.terminate_waiters);
+  sys.dump_ref = LUA_NOREF;
+  sys.ready = true;
+  luaL_newlib(L, functions);
+  lua_pushliteral(L, SLUICE_VERSION);
+  lua_setfield(L, -2, "version");
+  return 1;
+}

@@ -1,0 +1,274 @@
+/*
+** libcurl's multi handle on the loop. Owns the socket watchers and the pool of easy handles.
+**
+** A connection's descriptor stays registered with epoll between two transfers: taking it out and
+** putting it back cost a third of a short request. So CURL_POLL_REMOVE only marks the watcher, and
+** the close callback, which libcurl calls before the descriptor goes, takes it out.
+*/
+#include "io/multi.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "io/loop.h"
+#include "io/loop_base.h"
+#include "io/transfer.h"
+
+#define POOL_MAX 256          /* easy handles kept; one holds about 5 KiB */
+#define CONNECTIONS_MAX 4096L /* idle connections kept for reuse */
+
+struct watcher {
+  struct event *read, *write;
+  bool reading, writing; /* registered with the loop */
+  bool connection;       /* opened by us: closing comes through close_socket */
+  int wanted;            /* CURL_POLL_IN | CURL_POLL_OUT */
+};
+
+static struct {
+  CURLM *multi;
+  struct loop_timer timer;
+  bool due; /* libcurl asked to be called at once; not from inside its own callback */
+  struct watcher *watchers; /* by descriptor */
+  size_t watcher_count;
+  struct easy *free;
+  size_t free_count;
+} net;
+
+static void collect_done(void) {
+  CURLMsg *msg;
+  int left;
+  while ((msg = curl_multi_info_read(net.multi, &left)) != NULL) {
+    if (msg->msg != CURLMSG_DONE) continue;
+    struct easy *e;
+    CURLcode code = msg->data.result;
+    curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, (char **)&e);
+    if (e->owner != NULL) transfer_on_done(e->owner, code);
+  }
+}
+
+static void act(curl_socket_t fd, int events) {
+  int running;
+  curl_multi_socket_action(net.multi, fd, events, &running);
+  collect_done();
+}
+
+/* ---- time -------------------------------------------------------------------------------------- */
+
+static void on_timer(struct loop_timer *t) {
+  (void)t;
+  act(CURL_SOCKET_TIMEOUT, 0);
+}
+
+static int set_timer(CURLM *multi, long ms, void *arg) {
+  (void)multi, (void)arg;
+  net.due = ms == 0;
+  if (ms > 0) loop_timer_arm(&net.timer, loop_now_us() + ms * 1000);
+  else loop_timer_disarm(&net.timer);
+  return 0;
+}
+
+/* Before the loop waits: start what was added in this turn without a trip through epoll. */
+static void on_prepare(void) {
+  if (!net.due) return;
+  net.due = false;
+  act(CURL_SOCKET_TIMEOUT, 0);
+}
+
+/* ---- sockets ------------------------------------------------------------------------------------ */
+
+static void on_read(evutil_socket_t fd, short what, void *arg) {
+  (void)what, (void)arg;
+  struct watcher *w = &net.watchers[fd];
+  if (w->wanted & CURL_POLL_IN) {
+    act(fd, CURL_CSELECT_IN);
+  } else { /* an idle connection that says something, or its end: libcurl finds out on reuse */
+    event_del(w->read);
+    w->reading = false;
+  }
+}
+
+static void on_write(evutil_socket_t fd, short what, void *arg) {
+  (void)what, (void)arg;
+  act(fd, CURL_CSELECT_OUT);
+}
+
+static struct watcher *watcher_of(curl_socket_t fd) {
+  size_t need = (size_t)fd + 1;
+  if (need > net.watcher_count) {
+    size_t count = net.watcher_count ? net.watcher_count : 64;
+    while (count < need) count *= 2;
+    struct watcher *grown = realloc(net.watchers, count * sizeof *grown);
+    if (grown == NULL) return NULL;
+    memset(grown + net.watcher_count, 0, (count - net.watcher_count) * sizeof *grown);
+    net.watchers = grown;
+    net.watcher_count = count;
+  }
+  return &net.watchers[fd];
+}
+
+static bool watch(struct event **event, bool *registered, curl_socket_t fd, short what,
+                  event_callback_fn fn) {
+  if (*registered) return true;
+  if (*event == NULL) *event = event_new(loop_base(), fd, what | EV_PERSIST, fn, NULL);
+  if (*event == NULL || event_add(*event, NULL) != 0) return false;
+  *registered = true;
+  return true;
+}
+
+static void unwatch(struct event *event, bool *registered) {
+  if (*registered) event_del(event);
+  *registered = false;
+}
+
+static void forget(struct watcher *w) {
+  unwatch(w->read, &w->reading);
+  unwatch(w->write, &w->writing);
+  w->wanted = 0;
+  w->connection = false;
+}
+
+static int set_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socketp) {
+  (void)easy, (void)arg, (void)socketp;
+  struct watcher *w = watcher_of(fd);
+  if (w == NULL) return -1;
+  if (what == CURL_POLL_REMOVE) {
+    if (!w->connection) forget(w); /* the resolver's pipe: libcurl closes it without telling */
+    w->wanted = 0;
+    unwatch(w->write, &w->writing);
+    return 0;
+  }
+  w->wanted = what;
+  if ((what & CURL_POLL_IN) && !watch(&w->read, &w->reading, fd, EV_READ, on_read)) return -1;
+  if (what & CURL_POLL_OUT) return watch(&w->write, &w->writing, fd, EV_WRITE, on_write) ? 0 : -1;
+  unwatch(w->write, &w->writing);
+  return 0;
+}
+
+static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address) {
+  (void)arg, (void)purpose;
+  int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+  if (fd < 0) return CURL_SOCKET_BAD;
+  struct watcher *w = watcher_of(fd);
+  if (w == NULL) {
+    close(fd);
+    return CURL_SOCKET_BAD;
+  }
+  w->connection = true;
+  return fd;
+}
+
+static int close_socket(void *arg, curl_socket_t fd) {
+  (void)arg;
+  if ((size_t)fd < net.watcher_count) forget(&net.watchers[fd]);
+  return close(fd);
+}
+
+/* ---- easy handles -------------------------------------------------------------------------------- */
+
+/* The bundle of certificate authorities, from the variables that curl, OpenSSL and Python's tools
+** read; without one, libcurl's own default. */
+static const char *ca_bundle(void) {
+  static const char *const names[] = {"CURL_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"};
+  for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+    const char *path = getenv(names[i]);
+    if (path != NULL && *path != '\0') return path;
+  }
+  return NULL;
+}
+
+static struct easy *new_easy(void) {
+  struct easy *e = calloc(1, sizeof *e);
+  if (e == NULL) return NULL;
+  CURL *c = e->curl = curl_easy_init();
+  if (c == NULL) {
+    free(e);
+    return NULL;
+  }
+  curl_easy_setopt(c, CURLOPT_PRIVATE, e);
+  curl_easy_setopt(c, CURLOPT_ERRORBUFFER, e->error);
+  curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
+  curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, transfer_on_body);
+  curl_easy_setopt(c, CURLOPT_WRITEDATA, e);
+  curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, transfer_on_header);
+  curl_easy_setopt(c, CURLOPT_HEADERDATA, e);
+  curl_easy_setopt(c, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+  curl_easy_setopt(c, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
+  curl_easy_setopt(c, CURLOPT_ACCEPT_ENCODING, "gzip, deflate");
+  curl_easy_setopt(c, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+  curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 0L);
+  curl_easy_setopt(c, CURLOPT_TCP_KEEPALIVE, 1L);
+  curl_easy_setopt(c, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+#if LIBCURL_VERSION_NUM >= 0x075500
+  curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https");
+#else
+  curl_easy_setopt(c, CURLOPT_PROTOCOLS, (long)(CURLPROTO_HTTP | CURLPROTO_HTTPS));
+#endif
+  if (ca_bundle() != NULL) curl_easy_setopt(c, CURLOPT_CAINFO, ca_bundle());
+  return e;
+}
+
+struct easy *multi_take(void) {
+  struct easy *e = net.free;
+  if (e == NULL) return new_easy();
+  net.free = e->next_free;
+  net.free_count--;
+  return e;
+}
+
+void multi_give(struct easy *e) {
+  e->owner = NULL;
+  if (net.free_count >= POOL_MAX || net.multi == NULL) {
+    curl_easy_cleanup(e->curl);
+    free(e);
+    return;
+  }
+  e->next_free = net.free;
+  net.free = e;
+  net.free_count++;
+}
+
+bool multi_add(struct easy *e) {
+  e->error[0] = '\0';
+  return curl_multi_add_handle(net.multi, e->curl) == CURLM_OK;
+}
+
+void multi_remove(struct easy *e) {
+  curl_multi_remove_handle(net.multi, e->curl);
+}
+
+/* ---- life ---------------------------------------------------------------------------------------- */
+
+int network_init(void) {
+  if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) return -1;
+  net.multi = curl_multi_init();
+  if (net.multi == NULL) return -1;
+  loop_timer_init(&net.timer, on_timer);
+  loop_on_prepare(on_prepare);
+  curl_multi_setopt(net.multi, CURLMOPT_SOCKETFUNCTION, set_socket);
+  curl_multi_setopt(net.multi, CURLMOPT_TIMERFUNCTION, set_timer);
+  curl_multi_setopt(net.multi, CURLMOPT_MAXCONNECTS, CONNECTIONS_MAX);
+  return 0;
+}
+
+void network_close(void) {
+  CURLM *multi = net.multi;
+  if (multi == NULL) return;
+  net.multi = NULL;
+  while (net.free != NULL) {
+    struct easy *e = net.free;
+    net.free = e->next_free;
+    curl_easy_cleanup(e->curl);
+    free(e);
+  }
+  curl_multi_cleanup(multi);
+  for (size_t i = 0; i < net.watcher_count; i++) {
+    if (net.watchers[i].read != NULL) event_free(net.watchers[i].read);
+    if (net.watchers[i].write != NULL) event_free(net.watchers[i].write);
+  }
+  free(net.watchers);
+  loop_timer_disarm(&net.timer);
+  memset(&net, 0, sizeof net);
+  curl_global_cleanup();
+}

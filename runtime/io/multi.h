@@ -1,0 +1,28 @@
+/* For the other files of io/ only: the pool of easy handles on the one multi handle. */
+#ifndef SLUICE_IO_MULTI_H
+#define SLUICE_IO_MULTI_H
+
+#include <curl/curl.h>
+#include <stdbool.h>
+
+struct transfer;
+
+/* A pooled easy handle. Options that never change are set once, when it is made. */
+struct easy {
+  CURL *curl;
+  struct easy *next_free;
+  struct transfer *owner;
+  char error[CURL_ERROR_SIZE];
+};
+
+struct easy *multi_take(void); /* NULL: out of memory */
+void multi_give(struct easy *e);
+bool multi_add(struct easy *e);
+void multi_remove(struct easy *e);
+
+/* Implemented by transfer.c. */
+size_t transfer_on_body(char *bytes, size_t size, size_t n, void *easy);
+size_t transfer_on_header(char *bytes, size_t size, size_t n, void *easy);
+void transfer_on_done(struct transfer *t, CURLcode code);
+
+#endif

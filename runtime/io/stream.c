@@ -1,0 +1,65 @@
+/* Streamed replies: see stream.h. */
+#include "io/stream.h"
+
+#include <strings.h>
+
+#include "base/limits.h"
+
+void stream_sort(struct stream *s) {
+  size_t len;
+  const char *type = transfer_header(&s->transfer, "content-type", &len);
+  static const char events[] = "text/event-stream";
+  s->sorted = true;
+  s->is_events = s->transfer.status >= 200 && s->transfer.status < 300 && type != NULL &&
+                 len >= sizeof events - 1 && strncasecmp(type, events, sizeof events - 1) == 0;
+}
+
+static enum sink_status sink(struct transfer *t, const char *bytes, size_t n) {
+  struct stream *s = (struct stream *)(void *)t;
+  if (!s->sorted) stream_sort(s);
+  enum buf_status status;
+  if (s->is_events) {
+    if (!s->starved && sse_buffered(&s->sse) >= STREAM_BUFFER_MAX) return SINK_PAUSE;
+    status = sse_feed(&s->sse, bytes, n);
+  } else {
+    status = buf_append(&t->body, bytes, n);
+  }
+  if (status == BUF_FULL) return SINK_TOO_LARGE;
+  return status == BUF_OK ? SINK_TAKEN : SINK_NOMEM;
+}
+
+void stream_init(struct stream *s, void (*notify)(struct transfer *)) {
+  transfer_init(&s->transfer);
+  s->transfer.sink = sink;
+  s->transfer.notify = notify;
+  s->sorted = s->is_events = false;
+  s->starved = true;
+  sse_init(&s->sse, SSE_EVENT_MAX);
+}
+
+bool stream_start(struct stream *s, const struct transfer_spec *spec) {
+  return transfer_start(&s->transfer, spec);
+}
+
+enum stream_next stream_next(struct stream *s, struct sse_event *event) {
+  int got = sse_next(&s->sse, event);
+  s->starved = got == 0;
+  if (got == 1) return STREAM_EVENT;
+  if (got < 0) return STREAM_FAILED;
+  /* Less than one event is left: let the wire flow again. */
+  if (s->transfer.paused) {
+    transfer_resume(&s->transfer);
+    got = sse_next(&s->sse, event);
+    if (got == 1) return STREAM_EVENT;
+    if (got < 0) return STREAM_FAILED;
+  }
+  if (!s->transfer.done) return STREAM_WAIT;
+  /* An event without its closing blank line: hand it out, it may be the last of a sloppy server;
+  ** whether the answer is complete is decided by its finish, not by this. */
+  return !s->transfer.failed && sse_finish(&s->sse, event) == 1 ? STREAM_EVENT : STREAM_END;
+}
+
+void stream_free(struct stream *s) {
+  transfer_free(&s->transfer);
+  sse_free(&s->sse);
+}

@@ -1,0 +1,32 @@
+/*
+** A reply that is read while it arrives: a transfer whose body feeds an event parser. The reader pulls
+** events; when it is slower than the wire, the transfer pauses (backpressure). A reply that is not an
+** event stream (an error, a whole JSON answer) is collected in transfer.body instead.
+*/
+#ifndef SLUICE_IO_STREAM_H
+#define SLUICE_IO_STREAM_H
+
+#include "base/sse.h"
+#include "io/transfer.h"
+
+struct stream {
+  struct transfer transfer; /* first: the transfer's callbacks come back with it */
+  struct sse sse;
+  bool sorted;    /* the headers said what the body is */
+  bool is_events; /* … and it is text/event-stream with a 2xx status */
+  bool starved;   /* the reader has used up all whole events: take more even above the brake, or an
+                     event larger than the brake would never become complete */
+};
+
+enum stream_next { STREAM_EVENT, STREAM_WAIT, STREAM_END, STREAM_FAILED };
+
+void stream_init(struct stream *s, void (*notify)(struct transfer *));
+bool stream_start(struct stream *s, const struct transfer_spec *spec);
+/* The next event, if one is complete. STREAM_END: the reply ended (transfer.failed tells how).
+** STREAM_FAILED: an event over its ceiling, or out of memory. */
+enum stream_next stream_next(struct stream *s, struct sse_event *event);
+/* Decide from the headers whether the body is events; done by itself when the first byte comes. */
+void stream_sort(struct stream *s);
+void stream_free(struct stream *s);
+
+#endif

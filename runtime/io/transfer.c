@@ -1,0 +1,399 @@
+/* One HTTP exchange: see transfer.h. */
+#include "io/transfer.h"
+
+#include <ctype.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/limits.h"
+#include "io/multi.h"
+
+static size_t active;
+
+size_t transfer_count(void) {
+  return active;
+}
+
+/* ---- request headers ------------------------------------------------------------------------------ */
+
+static struct curl_slist *slist(struct header_list *list) {
+  return (struct curl_slist *)(void *)list;
+}
+
+bool header_list_add(struct header_list **list, const char *name, size_t name_len,
+                     const char *value, size_t value_len) {
+  struct curl_slist *node = malloc(sizeof *node);
+  char *line = malloc(name_len + value_len + 3);
+  if (node == NULL || line == NULL) {
+    free(node);
+    free(line);
+    return false;
+  }
+  memcpy(line, name, name_len);
+  if (value_len == 0) { /* libcurl's ways to send a header without a value, and to send none */
+    memcpy(line + name_len, value != NULL ? ";" : ":", 2);
+  } else {
+    memcpy(line + name_len, ": ", 2);
+    memcpy(line + name_len + 2, value, value_len);
+    line[name_len + 2 + value_len] = '\0';
+  }
+  node->data = line;
+  node->next = slist(*list);
+  *list = (struct header_list *)(void *)node;
+  return true;
+}
+
+static void free_until(struct header_list *list, struct header_list *end) {
+  struct curl_slist *node = slist(list), *stop = slist(end);
+  while (node != NULL && node != stop) {
+    struct curl_slist *next = node->next;
+    explicit_bzero(node->data, strlen(node->data)); /* it may hold a key */
+    free(node->data);
+    free(node);
+    node = next;
+  }
+}
+
+void header_list_free(struct header_list *list) {
+  free_until(list, NULL);
+}
+
+/* The transfer's own lines first, then the shared ones, as one list. */
+static struct curl_slist *join_headers(struct transfer *t) {
+  if (t->own == NULL) return slist(t->common);
+  struct curl_slist *last = slist(t->own);
+  while (last->next != NULL) last = last->next;
+  last->next = slist(t->common);
+  return slist(t->own);
+}
+
+/* ---- failing -------------------------------------------------------------------------------------- */
+
+static void set_failure(struct transfer *t, enum err_kind kind, const char *phase,
+                        const char *format, ...) __attribute__((format(printf, 4, 5)));
+
+static void set_failure(struct transfer *t, enum err_kind kind, const char *phase,
+                        const char *format, ...) {
+  if (t->failed) return; /* the first reason is the true one */
+  char text[1024];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  t->failed = true;
+  t->kind = kind;
+  t->phase = phase;
+  t->message = strdup(text);
+}
+
+static const char *reached_phase(const struct transfer *t) {
+  if (t->headers_done) return "body";
+  long sent = 0;
+  if (t->easy != NULL) curl_easy_getinfo(t->easy->curl, CURLINFO_REQUEST_SIZE, &sent);
+  return sent > 0 ? "response" : "connect";
+}
+
+static void set_curl_failure(struct transfer *t, CURLcode code) {
+  const char *text = t->easy->error[0] != '\0' ? t->easy->error : curl_easy_strerror(code);
+  switch (code) {
+  case CURLE_OPERATION_TIMEDOUT: /* only the connect timeout is libcurl's; the others are ours */
+    set_failure(t, ERR_TIMEOUT, "connect", "no connection within %.3g s",
+                (double)t->limits.connect_us / 1e6);
+    return;
+  case CURLE_URL_MALFORMAT:
+  case CURLE_UNSUPPORTED_PROTOCOL:
+    set_failure(t, ERR_INVALID, "connect", "bad URL: %s", text);
+    return;
+  case CURLE_OUT_OF_MEMORY: set_failure(t, ERR_MEMORY, reached_phase(t), "%s", text); return;
+  case CURLE_WEIRD_SERVER_REPLY:
+  case CURLE_BAD_CONTENT_ENCODING:
+  case CURLE_HTTP2:
+    set_failure(t, ERR_PROTOCOL, reached_phase(t), "the reply is not valid HTTP: %s", text);
+    return;
+  case CURLE_PEER_FAILED_VERIFICATION:
+  case CURLE_SSL_CACERT_BADFILE:
+    set_failure(t, ERR_NETWORK, "tls",
+                "TLS: the server could not be verified: %s (a private authority's certificate goes "
+                "into the file that SSL_CERT_FILE names)",
+                text);
+    return;
+  case CURLE_PARTIAL_FILE:
+    set_failure(t, ERR_NETWORK, "body", "the connection closed in the middle of the reply: %s",
+                text);
+    return;
+  case CURLE_GOT_NOTHING:
+    set_failure(t, ERR_NETWORK, "response", "the server closed the connection without answering");
+    return;
+  default: set_failure(t, ERR_NETWORK, reached_phase(t), "%s", text); return;
+  }
+}
+
+/* ---- life ------------------------------------------------------------------------------------------ */
+
+static void detach(struct transfer *t) {
+  if (t->easy == NULL) return;
+  multi_remove(t->easy);
+  curl_easy_setopt(t->easy->curl, CURLOPT_HTTPHEADER, NULL);
+  curl_easy_setopt(t->easy->curl, CURLOPT_POSTFIELDS, NULL);
+  multi_give(t->easy);
+  t->easy = NULL;
+  free_until(t->own, t->common);
+  t->own = NULL;
+  loop_timer_disarm(&t->timer);
+  active--;
+}
+
+static void end(struct transfer *t) {
+  t->ended_us = loop_now_us();
+  t->done = true;
+  detach(t);
+  if (t->notify != NULL) t->notify(t);
+}
+
+void transfer_on_done(struct transfer *t, CURLcode code) {
+  if (code != CURLE_OK) set_curl_failure(t, code);
+  end(t);
+}
+
+/* ---- timers ---------------------------------------------------------------------------------------- */
+
+static int64_t plus(int64_t at, int64_t span) {
+  return span <= 0 || at == LOOP_NEVER ? LOOP_NEVER : at + span;
+}
+
+/* When patience ends, and with which words. */
+static int64_t due(const struct transfer *t, const char **phase) {
+  int64_t total = plus(t->started_us, t->limits.total_us);
+  int64_t silent;
+  const char *name;
+  if (t->progressed) {
+    name = "idle";
+    silent = plus(t->progress_us, t->limits.idle_us);
+  } else {
+    name = "first_token";
+    silent = t->progress_us == LOOP_NEVER ? LOOP_NEVER : plus(t->started_us, t->limits.first_us);
+  }
+  *phase = total <= silent ? "total" : name;
+  return total <= silent ? total : silent;
+}
+
+static void give_up(struct transfer *t, const char *phase) {
+  double waited = (double)(loop_now_us() - t->started_us) / 1e6;
+  if (strcmp(phase, "idle") == 0)
+    set_failure(t, ERR_TIMEOUT, phase, "the reply stalled: nothing for %.3g s (timeout.idle)",
+                (double)t->limits.idle_us / 1e6);
+  else if (strcmp(phase, "first_token") == 0)
+    set_failure(t, ERR_TIMEOUT, phase, "no answer within %.3g s (timeout.first_token)", waited);
+  else
+    set_failure(t, ERR_TIMEOUT, phase, "not finished within %.3g s (timeout.total)", waited);
+  end(t);
+}
+
+static void on_timer(struct loop_timer *timer) {
+  struct transfer *t = (struct transfer *)(void *)((char *)timer - offsetof(struct transfer, timer));
+  const char *phase;
+  int64_t at = due(t, &phase);
+  if (at <= loop_now_us()) give_up(t, phase);
+  else if (at != LOOP_NEVER) loop_timer_arm(timer, at); /* progress moved it; look again then */
+}
+
+/* The timer is armed for the earliest moment and looks again when it fires, so that progress is one
+** assignment and no heap operation. */
+static void arm(struct transfer *t) {
+  const char *phase;
+  int64_t at = due(t, &phase);
+  if (at == LOOP_NEVER || (loop_timer_armed(&t->timer) && t->timer.at_us <= at)) return;
+  loop_timer_arm(&t->timer, at);
+}
+
+void transfer_expect(struct transfer *t) {
+  t->progress_us = loop_now_us();
+  if (!t->done) arm(t);
+}
+
+/* ---- what comes in ----------------------------------------------------------------------------------- */
+
+static size_t refuse(struct transfer *t, enum err_kind kind, const char *what, size_t max) {
+  set_failure(t, kind, "body", "%s more than %zu bytes", what, max);
+  return 0;
+}
+
+size_t transfer_on_body(char *bytes, size_t size, size_t n, void *arg) {
+  struct transfer *t = ((struct easy *)arg)->owner;
+  (void)size; /* always 1 */
+  if (t->counts_bytes) {
+    t->progressed = true;
+    t->progress_us = loop_now_us();
+  }
+  if (t->sink == NULL) {
+    enum buf_status status = buf_append(&t->body, bytes, n);
+    if (status == BUF_OK) return n;
+    if (status == BUF_FULL) return refuse(t, ERR_PROTOCOL, "the reply has", t->body.max);
+    set_failure(t, ERR_MEMORY, "body", "out of memory");
+    return 0;
+  }
+  switch (t->sink(t, bytes, n)) {
+  case SINK_PAUSE: t->paused = true; return CURL_WRITEFUNC_PAUSE;
+  case SINK_TOO_LARGE: return refuse(t, ERR_PROTOCOL, "one event of the stream has", SSE_EVENT_MAX);
+  case SINK_NOMEM: set_failure(t, ERR_MEMORY, "body", "out of memory"); return 0;
+  case SINK_TAKEN: break;
+  }
+  if (t->notify != NULL) t->notify(t);
+  return n;
+}
+
+size_t transfer_on_header(char *bytes, size_t size, size_t n, void *arg) {
+  struct transfer *t = ((struct easy *)arg)->owner;
+  (void)size;
+  if (t->first_byte_us == 0) t->first_byte_us = loop_now_us();
+  if (t->counts_bytes) {
+    t->progressed = true;
+    t->progress_us = loop_now_us();
+  }
+  if (n > 9 && memcmp(bytes, "HTTP/", 5) == 0) {
+    const char *space = memchr(bytes, ' ', n);
+    t->status = space != NULL ? atoi(space + 1) : 0;
+    buf_clear(&t->headers, t->headers.max); /* an interim reply's lines are of no use */
+    return n;
+  }
+  if (n <= 2) {
+    if (t->status >= 200) {
+      t->headers_done = true;
+      if (t->sink != NULL && t->notify != NULL) t->notify(t);
+    }
+    return n;
+  }
+  if (buf_append(&t->headers, bytes, n) != BUF_OK)
+    return refuse(t, ERR_PROTOCOL, "the reply's headers have", t->headers.max);
+  return n;
+}
+
+const char *transfer_header(const struct transfer *t, const char *name, size_t *len) {
+  size_t name_len = strlen(name);
+  const char *p = t->headers.data, *end_of = p + t->headers.len;
+  while (p != NULL && p < end_of) {
+    const char *eol = memchr(p, '\n', (size_t)(end_of - p));
+    size_t line = eol != NULL ? (size_t)(eol - p) + 1 : (size_t)(end_of - p);
+    if (line > name_len && p[name_len] == ':' && strncasecmp(p, name, name_len) == 0) {
+      const char *value = p + name_len + 1, *last = p + line;
+      while (value < last && (*value == ' ' || *value == '\t')) value++;
+      while (last > value && isspace((unsigned char)last[-1])) last--;
+      *len = (size_t)(last - value);
+      return value;
+    }
+    p += line;
+  }
+  return NULL;
+}
+
+/* ---- starting and stopping ------------------------------------------------------------------------------ */
+
+void transfer_init(struct transfer *t) {
+  memset(t, 0, sizeof *t);
+}
+
+static void set_method(CURL *c, const struct transfer_spec *spec) {
+  bool head = strcmp(spec->method, "HEAD") == 0, post = strcmp(spec->method, "POST") == 0;
+  curl_easy_setopt(c, CURLOPT_HTTPGET, 1L); /* also takes back an earlier POST or HEAD */
+  if (spec->body != NULL || post) {
+    curl_easy_setopt(c, CURLOPT_POST, 1L);
+    curl_easy_setopt(c, CURLOPT_POSTFIELDS, spec->body != NULL ? spec->body : "");
+    curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)spec->body_len);
+  } else if (head) {
+    curl_easy_setopt(c, CURLOPT_NOBODY, 1L);
+  }
+  bool plain = post || head || (spec->body == NULL && strcmp(spec->method, "GET") == 0);
+  curl_easy_setopt(c, CURLOPT_CUSTOMREQUEST, plain ? NULL : spec->method);
+}
+
+bool transfer_start(struct transfer *t, const struct transfer_spec *spec) {
+  t->limits = spec->limits;
+  t->own = spec->own;
+  t->common = spec->common;
+  buf_init(&t->headers, HTTP_HEADERS_MAX);
+  buf_init(&t->body, spec->limits.body_max);
+  loop_timer_init(&t->timer, on_timer);
+  t->started_us = loop_refresh_us();
+  t->progress_us = t->counts_bytes ? t->started_us : LOOP_NEVER;
+  t->easy = multi_take();
+  if (t->easy == NULL) {
+    free_until(t->own, NULL);
+    t->own = NULL;
+    set_failure(t, ERR_MEMORY, "connect", "out of memory");
+    return false;
+  }
+  t->easy->owner = t;
+  CURL *c = t->easy->curl;
+  CURLcode bad = curl_easy_setopt(c, CURLOPT_URL, spec->url);
+  set_method(c, spec);
+  curl_easy_setopt(c, CURLOPT_HTTPHEADER, join_headers(t));
+  curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS, (long)(spec->limits.connect_us / 1000));
+  curl_easy_setopt(c, CURLOPT_BUFFERSIZE,
+                   spec->receive_buffer > 0 ? (long)spec->receive_buffer : 16384L);
+  active++;
+  if (bad != CURLE_OK || !multi_add(t->easy)) {
+    set_failure(t, ERR_MEMORY, "connect", "the request could not be started: %s",
+                curl_easy_strerror(bad));
+    t->done = true;
+    detach(t);
+    return false;
+  }
+  arm(t);
+  return true;
+}
+
+void transfer_resume(struct transfer *t) {
+  if (!t->paused || t->easy == NULL) return;
+  t->paused = false;
+  curl_easy_pause(t->easy->curl, CURLPAUSE_CONT);
+}
+
+void transfer_abort(struct transfer *t) {
+  if (t->easy == NULL) return;
+  set_failure(t, ERR_CANCELLED, reached_phase(t), "the request was cancelled");
+  t->notify = NULL;
+  t->done = true;
+  detach(t);
+}
+
+void transfer_free(struct transfer *t) {
+  transfer_abort(t);
+  buf_free(&t->headers);
+  buf_free(&t->body);
+  free(t->message);
+  t->message = NULL;
+}
+
+/* ---- URLs -------------------------------------------------------------------------------------------------- */
+
+static bool same_part(CURLU *a, CURLU *b, CURLUPart part) {
+  char *x = NULL, *y = NULL;
+  bool same = curl_url_get(a, part, &x, CURLU_DEFAULT_PORT) == CURLUE_OK &&
+              curl_url_get(b, part, &y, CURLU_DEFAULT_PORT) == CURLUE_OK && strcasecmp(x, y) == 0;
+  curl_free(x);
+  curl_free(y);
+  return same;
+}
+
+char *url_resolve(const char *base, const char *location, bool *same_origin, const char **why) {
+  CURLU *from = curl_url(), *to = curl_url();
+  char *text = NULL, *result = NULL;
+  CURLUcode code = CURLUE_OUT_OF_MEMORY;
+  if (from != NULL && to != NULL) {
+    bool has_base = *base != '\0' && curl_url_set(from, CURLUPART_URL, base, 0) == CURLUE_OK;
+    if (has_base) curl_url_set(to, CURLUPART_URL, base, 0);
+    code = curl_url_set(to, CURLUPART_URL, location, 0);
+    if (code == CURLUE_OK) code = curl_url_get(to, CURLUPART_URL, &text, 0);
+    *same_origin = code == CURLUE_OK && has_base && same_part(from, to, CURLUPART_SCHEME) &&
+                   same_part(from, to, CURLUPART_HOST) && same_part(from, to, CURLUPART_PORT);
+  }
+  if (code == CURLUE_OK) result = strdup(text);
+  else *why = curl_url_strerror(code);
+  curl_free(text);
+  curl_url_cleanup(from);
+  curl_url_cleanup(to);
+  return result;
+}

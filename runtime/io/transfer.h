@@ -1,0 +1,94 @@
+/*
+** One HTTP exchange over libcurl: a request, its timers, the reply's headers and body. The owner
+** embeds a struct transfer, starts it, and is told through `notify`; it never sees libcurl.
+** Handles and connections are pooled underneath (multi.c). Never calls Lua.
+*/
+#ifndef SLUICE_IO_TRANSFER_H
+#define SLUICE_IO_TRANSFER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "io/loop.h"
+
+/* Request headers, made once and shared by many transfers, or for one. */
+struct header_list; /* opaque: a libcurl list underneath */
+/* Prepends "Name: value"; a NULL value keeps libcurl from sending its own header of that name.
+** False: out of memory. Values are wiped when the list is freed. */
+bool header_list_add(struct header_list **list, const char *name, size_t name_len,
+                     const char *value, size_t value_len);
+void header_list_free(struct header_list *list);
+
+struct transfer_limits {
+  int64_t connect_us; /* name look-up, TCP and TLS together; 0: none */
+  int64_t first_us;   /* from the start to the first progress; 0: none */
+  int64_t idle_us;    /* between two signs of progress; 0: none */
+  int64_t total_us;   /* from the start to the end; 0: none */
+  size_t body_max;
+};
+
+struct transfer_spec {
+  const char *method, *url;
+  const char *body; /* borrowed: must stay until the transfer is done; NULL: none */
+  size_t body_len;
+  struct header_list *common; /* borrowed */
+  struct header_list *own;    /* taken over, also when starting fails */
+  struct transfer_limits limits;
+  size_t receive_buffer; /* bytes libcurl reads at once; 0: its default */
+};
+
+enum sink_status { SINK_TAKEN, SINK_PAUSE, SINK_TOO_LARGE, SINK_NOMEM };
+
+struct transfer {
+  struct transfer_limits limits;
+  struct loop_timer timer;
+  struct easy *easy; /* NULL when not under way */
+  struct header_list *own, *common;
+  struct buf headers; /* "Name: value\r\n" lines of the final reply */
+  struct buf body;    /* when no sink is set */
+  int status;         /* of the final reply; 0 before it came */
+  int64_t started_us, first_byte_us, progress_us, ended_us;
+  bool counts_bytes; /* bytes are progress; a stream decides for itself what is (false) */
+  bool progressed;   /* there has been progress */
+  bool headers_done, done, failed, paused;
+  enum err_kind kind;
+  const char *phase; /* static: "connect", "first_token", "idle", "total", "response", "body" */
+  char *message;     /* what happened, when failed */
+
+  /* Set by the owner before the start. `sink` takes body bytes instead of `body`; `notify` is called
+  ** when headers are complete, when the sink took bytes, and when the transfer is done. */
+  enum sink_status (*sink)(struct transfer *, const char *bytes, size_t n);
+  void (*notify)(struct transfer *);
+};
+
+void transfer_init(struct transfer *t);
+/* false: it could not start; `failed`, `kind` and `message` are set, `notify` is not called. */
+bool transfer_start(struct transfer *t, const struct transfer_spec *spec);
+void transfer_resume(struct transfer *t); /* after the sink said SINK_PAUSE */
+/* Somebody waits for progress from now on (streams); without it the idle clock stands still. */
+void transfer_expect(struct transfer *t);
+static inline void transfer_unexpect(struct transfer *t) {
+  t->progress_us = LOOP_NEVER;
+}
+/* Stop at once: the connection is closed unless the reply was complete. */
+void transfer_abort(struct transfer *t);
+/* Abort if needed and release the memory. Safe to call twice. */
+void transfer_free(struct transfer *t);
+
+/* The value of reply header `name` (case-insensitive), or NULL. */
+const char *transfer_header(const struct transfer *t, const char *name, size_t *len);
+
+size_t transfer_count(void); /* under way, in the whole process */
+
+/* The network as a whole: call after loop_init. */
+int network_init(void);
+void network_close(void);
+
+/* Resolve `location` against `base` ("" when that is not a URL). `same_origin` tells whether scheme,
+** host and port are those of `base`. The result is malloc'ed. NULL with *why set: a bad URL. */
+char *url_resolve(const char *base, const char *location, bool *same_origin, const char **why);
+
+#endif

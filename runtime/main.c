@@ -1,0 +1,198 @@
+/*
+** The program: argv, the Lua state, the loop, and the exit code. No features here: what a command
+** does is Lua (lualib/sluice/cli.lua and command/).
+*/
+#include <lauxlib.h>
+#include <lualib.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bind/bind.h"
+#include "bind/sys.h"
+#include "embed.h"
+#include "io/loop.h"
+#include "io/signal.h"
+#include "io/transfer.h"
+#include "task/guard.h"
+#include "task/raise.h"
+#include "task/scope.h"
+#include "task/task.h"
+
+#define EXIT_START 4
+#define EXIT_INTERNAL 70
+#define EXIT_SIGINT 130
+#define EXIT_SIGTERM 143
+#define SERVICE_GRACE_US 2000000 /* how long embedded servers may take to close */
+
+static struct {
+  lua_State *L;
+  struct scope service, script;
+  int signal_exit; /* the exit code of the signal that ended the program, or 0 */
+} program;
+
+struct scope *bind_service_scope(void) {
+  return &program.service;
+}
+
+/* ---- signals --------------------------------------------------------------------------------------- */
+
+static void on_signal(int signo, int nth) {
+  if (signo == SIGUSR1) {
+    sys_dump(program.L);
+  } else if (signo == SIGTERM && sys_wake_terminate()) {
+    program.signal_exit = EXIT_SIGTERM;
+  } else if (signo == SIGTERM || (signo == SIGINT && nth == 1)) {
+    program.signal_exit = signo == SIGINT ? EXIT_SIGINT : EXIT_SIGTERM;
+    scope_cancel(&program.script, signo == SIGINT ? "interrupted (Ctrl-C)" : "terminated (SIGTERM)");
+  }
+}
+
+/* ---- the library inside the binary ------------------------------------------------------------------- */
+
+static int by_name(const void *key, const void *file) {
+  return strcmp(key, ((const struct embedded_file *)file)->name);
+}
+
+static int load_embedded(lua_State *L) {
+  const char *name = luaL_checkstring(L, 1);
+  const struct embedded_file *file =
+      bsearch(name, embedded_lua, embedded_lua_count, sizeof *file, by_name);
+  if (file == NULL) {
+    lua_pushfstring(L, "no module '%s' inside sluice", name);
+    return 1;
+  }
+  lua_pushfstring(L, "@%s", file->path);
+  if (luaL_loadbufferx(L, (const char *)file->data, file->size, lua_tostring(L, -1), "t") != LUA_OK)
+    return lua_error(L);
+  lua_pushstring(L, file->path);
+  return 2;
+}
+
+/* `--lib DIR` anywhere before the script: modules under DIR win over those inside the binary. It is
+** read here because the command line's own parser is one of them. */
+static const char *library_dir(int argc, char **argv) {
+  for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+    if (strncmp(argv[i], "--lib=", 6) == 0) return argv[i] + 6;
+    if (strcmp(argv[i], "--lib") == 0 && i + 1 < argc) return argv[i + 1];
+    if (argv[i][0] != '-' && i > 1) return NULL;
+  }
+  return NULL;
+}
+
+static void install_searcher(lua_State *L, const char *dir) {
+  lua_getglobal(L, "package");
+  if (dir != NULL) {
+    lua_getfield(L, -1, "path");
+    lua_pushfstring(L, "%s/?.lua;%s/?/init.lua;%s", dir, dir, lua_tostring(L, -1));
+    lua_setfield(L, -3, "path");
+    lua_pop(L, 1);
+  }
+  /* Second place, after preload; with --lib after the path searcher. */
+  lua_getfield(L, -1, "searchers");
+  lua_Integer place = dir != NULL ? 3 : 2;
+  for (lua_Integer i = luaL_len(L, -1); i >= place; i--) {
+    lua_rawgeti(L, -1, i);
+    lua_rawseti(L, -2, i + 1);
+  }
+  lua_pushcfunction(L, load_embedded);
+  lua_rawseti(L, -2, place);
+  lua_pop(L, 2);
+}
+
+/* ---- boot ---------------------------------------------------------------------------------------------- */
+
+/* The first frame of the root task: require "sluice.cli" and run it. */
+static int root_k(lua_State *L, int status, lua_KContext ctx) {
+  (void)status, (void)ctx;
+  return lua_gettop(L) - 1;
+}
+
+static int root_main(lua_State *L) {
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "sluice.cli");
+  lua_call(L, 1, 1);
+  lua_getfield(L, -1, "main");
+  lua_pushvalue(L, 1);
+  lua_callk(L, 1, 1, 0, root_k);
+  return 1;
+}
+
+struct arguments {
+  int argc;
+  char **argv;
+  struct task *root;
+};
+
+static int boot(lua_State *L) {
+  struct arguments *a = lua_touserdata(L, 1);
+  luaL_openlibs(L);
+  raise_init(L);
+  sched_init(L);
+  scope_init(&program.service, NULL, true);
+  program.service.service = true;
+  scope_init(&program.script, &program.service, true);
+  program.script.service = false;
+  bind_open(L);
+  install_searcher(L, library_dir(a->argc, a->argv));
+  lua_pushcfunction(L, root_main);
+  lua_createtable(L, a->argc, 1);
+  for (int i = 0; i < a->argc; i++) {
+    lua_pushstring(L, a->argv[i]);
+    lua_rawseti(L, -2, i);
+  }
+  a->root = task_spawn(L, &program.script, 1);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, LUA_REGISTRYINDEX, "sluice.root"); /* the handle outlives the task: its result */
+  return 0;
+}
+
+static int exit_code(struct task *root) {
+  lua_State *thread = root->thread;
+  if (root->failed) {
+    const char *text = lua_isstring(thread, -1) ? lua_tostring(thread, -1) : "(an error table)";
+    if (program.signal_exit == 0) fprintf(stderr, "sluice: internal error: %s\n", text);
+    return program.signal_exit != 0 ? program.signal_exit : EXIT_INTERNAL;
+  }
+  int code = thread != NULL && lua_isinteger(thread, -1) ? (int)lua_tointeger(thread, -1) : 0;
+  return program.signal_exit != 0 ? program.signal_exit : code;
+}
+
+/* Embedded servers end with the program; a bounded time to say good-bye to their clients. */
+static void stop_services(void) {
+  scope_cancel(&program.service, "the program is ending");
+  int64_t until = loop_refresh_us() + SERVICE_GRACE_US;
+  while (!list_empty(&program.service.tasks) && loop_refresh_us() < until) sched_turn(10000);
+}
+
+int main(int argc, char **argv) {
+  static const struct signal_hooks hooks = {on_signal, guard_interrupt_async, guard_cpu_tick_async};
+  struct arguments a = {.argc = argc, .argv = argv};
+  lua_State *L = program.L = lua_newstate(guard_alloc, NULL);
+  if (L == NULL || loop_init() != 0 || signal_init(&hooks) != 0) {
+    perror("sluice: could not start");
+    return EXIT_START;
+  }
+  lua_pushcfunction(L, boot);
+  lua_pushlightuserdata(L, &a);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
+    fprintf(stderr, "sluice: could not start: %s\n", lua_tostring(L, -1));
+    return EXIT_START;
+  }
+  sched_run(a.root);
+  int code = exit_code(a.root);
+  stop_services();
+  signal_close();
+  scope_finish(&program.script);
+  scope_finish(&program.service);
+  sched_close(L);
+  lua_close(L);
+  network_close();
+  loop_close();
+  if (fflush(stdout) != 0 && code == 0) {
+    perror("sluice: writing to stdout");
+    code = EXIT_FAILURE;
+  }
+  return code;
+}
