@@ -255,7 +255,15 @@ $(B)/tests/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $$(call floors,tests/fuzz/fuzz_$$*.c
 
 fuzz: ## let clang's libFuzzer search, FUZZ_SECONDS=60 for each target (FUZZ="sse json" chooses)
 	$(Q)$(MAKE) MODE=fuzz fuzz-targets
-	$(Q)FUZZ_SECONDS='$(FUZZ_SECONDS)' tests/fuzz/run $(FUZZ)
+	$(Q)failed=0; for n in $(or $(FUZZ),$(FUZZ_SRC:tests/fuzz/fuzz_%.c=%)); do \
+	  echo "fuzz_$$n, $(FUZZ_SECONDS) s"; \
+	  mkdir -p build/fuzz/corpus/$$n build/fuzz/crashes tests/fuzz/corpus/$$n; \
+	  build/fuzz/tests/fuzz/fuzz_$$n -max_total_time=$(FUZZ_SECONDS) -timeout=10 -verbosity=0 \
+	    -print_final_stats=1 -artifact_prefix=build/fuzz/crashes/$$n- build/fuzz/corpus/$$n \
+	    tests/fuzz/corpus/$$n 2>&1 | tee build/fuzz/$$n.log | \
+	    grep -E '^(==|stat::(number|average)|.*(ERROR|artifact_prefix|runtime error))' || :; \
+	  ! grep -qE 'ERROR|runtime error:|Test unit written' build/fuzz/$$n.log || failed=1; \
+	done; [ $$failed = 0 ] || { echo 'crashes: build/fuzz/crashes'; exit 1; }
 
 fuzz-targets: $(FUZZ_TARGET)
 
@@ -324,6 +332,10 @@ help: ## this list
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 	@echo; echo 'Variables: see the top of the Makefile.'
+
+# For scripts: `make -s print-LIB_CFLAGS`.
+print-%:
+	@echo '$(subst ','\'',$($*))'
 
 ifdef CONFIGURE
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

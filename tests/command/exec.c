@@ -131,7 +131,7 @@ static int open_terminal(char *name, size_t size) {
   cloexec(fd);
   const char *slave = ptsname(fd);
   if (slave == NULL || strlen(slave) >= size) exec_fail(125, "cannot name the terminal", "", errno);
-  strcpy(name, slave);
+  snprintf(name, size, "%s", slave);
   struct winsize w = {.ws_col = opt.cols, .ws_row = opt.rows};
   ioctl(fd, TIOCSWINSZ, &w);
   return fd;
