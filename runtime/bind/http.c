@@ -12,7 +12,8 @@
 #include "bind/bind.h"
 #include "bind/secret.h"
 
-/* ---- checks ---------------------------------------------------------------------------------------- */
+/* ---- checks
+ * ---------------------------------------------------------------------------------------- */
 
 /* RFC 9110 5.6.2: the characters of a token. */
 static bool is_token(const char *s, size_t n) {
@@ -35,8 +36,9 @@ static const char *check_value(lua_State *L, int index, const char *name, size_t
   }
   for (size_t i = 0; i < *len; i++)
     if (value[i] == '\r' || value[i] == '\n' || value[i] == '\0')
-      luaL_error(L, "header '%s': its value holds a line break or a NUL at byte %d, which would "
-                    "forge another header (a key file with a trailing newline?)",
+      luaL_error(L,
+                 "header '%s': its value holds a line break or a NUL at byte %d, which would "
+                 "forge another header (a key file with a trailing newline?)",
                  name, (int)i + 1);
   return value;
 }
@@ -60,7 +62,8 @@ static void add_header(lua_State *L, struct header_list **list, int index) {
   }
 }
 
-/* ---- endpoints --------------------------------------------------------------------------------------- */
+/* ---- endpoints
+ * --------------------------------------------------------------------------------------- */
 
 struct endpoint *http_check_endpoint(lua_State *L, int arg) {
   return luaL_checkudata(L, arg, ENDPOINT_TYPE);
@@ -148,7 +151,8 @@ static int new_endpoint(lua_State *L) {
     }
   }
   /* Without it libcurl waits for "100 Continue" before it sends a large prompt. */
-  if (!header_list_add(&e->headers, "Expect", 6, NULL, 0)) return luaL_error(L, "not enough memory");
+  if (!header_list_add(&e->headers, "Expect", 6, NULL, 0))
+    return luaL_error(L, "not enough memory");
   lua_settop(L, 2);
   return 1;
 }
@@ -175,7 +179,8 @@ void http_read_call(lua_State *L, struct endpoint *e, int first, struct transfer
   for (int i = first + 2; i < top; i += 2) add_header(L, &spec->own, i);
 }
 
-/* ---- what both kinds of reply tell --------------------------------------------------------------------- */
+/* ---- what both kinds of reply tell
+ * --------------------------------------------------------------------- */
 
 int http_push_failure(lua_State *L, const struct transfer *t) {
   lua_pushboolean(L, 0);
@@ -194,8 +199,10 @@ int http_status(lua_State *L, const struct transfer *t) {
 int http_header(lua_State *L, const struct transfer *t) {
   size_t len;
   const char *value = transfer_header(t, luaL_checkstring(L, 2), &len);
-  if (value != NULL) lua_pushlstring(L, value, len);
-  else lua_pushnil(L);
+  if (value != NULL)
+    lua_pushlstring(L, value, len);
+  else
+    lua_pushnil(L);
   return 1;
 }
 
@@ -238,8 +245,10 @@ int http_headers(lua_State *L, const struct transfer *t) {
 }
 
 int http_times(lua_State *L, const struct transfer *t) {
-  if (t->first_byte_us > 0) lua_pushnumber(L, (lua_Number)(t->first_byte_us - t->started_us) / 1e6);
-  else lua_pushnil(L);
+  if (t->first_byte_us > 0)
+    lua_pushnumber(L, (lua_Number)(t->first_byte_us - t->started_us) / 1e6);
+  else
+    lua_pushnil(L);
   int64_t end = t->ended_us > 0 ? t->ended_us : loop_now_us();
   lua_pushnumber(L, (lua_Number)(end - t->started_us) / 1e6);
   return 2;
@@ -268,7 +277,8 @@ int luaopen_sluice_core_http(lua_State *L) {
                                      {"label", endpoint_label},
                                      {"__gc", endpoint_free},
                                      {NULL, NULL}};
-  static const luaL_Reg functions[] = {{"endpoint", new_endpoint}, {"resolve", resolve}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"endpoint", new_endpoint}, {"resolve", resolve}, {NULL, NULL}};
   luaL_newmetatable(L, ENDPOINT_TYPE);
   luaL_setfuncs(L, methods, 0);
   lua_pushvalue(L, -1);

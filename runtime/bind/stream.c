@@ -2,7 +2,8 @@
 ** Streamed replies: endpoint:stream(). Owned by the innermost task group and closed when it ends,
 ** whatever Lua did with it; the collector is a backstop.
 **
-** Two ways to read. pull() hands out one event at a time. The iterator texts() hands out text deltas
+** Two ways to read. pull() hands out one event at a time. The iterator texts() hands out text
+*deltas
 ** straight from C, and calls the handler it was given for every other event.
 */
 #include <lauxlib.h>
@@ -13,8 +14,10 @@
 #include "bind/bind.h"
 #include "bind/http.h"
 #include "io/stream.h"
-#include "task/coroutine.h"
+#include "task/semaphore.h"
 #include "task/task.h"
+
+#define TEXT_KEEP 1024 /* bytes of the text buffer kept for the next piece */
 
 enum protocol { PROTOCOL_NONE, PROTOCOL_OPENAI, PROTOCOL_ANTHROPIC };
 
@@ -23,16 +26,18 @@ struct http_stream {
   struct handle handle;
   struct task *waiter;
   const char *label;
-  struct buf text;    /* all text handed out so far */
+  struct buf text;    /* plain text handed out and not yet taken by take_text */
   struct buf scratch; /* a delta with escapes, unescaped */
   struct buf usage;   /* the last usage object that came on a text delta */
   enum protocol protocol;
-  bool has_pending; /* user value 3 holds text to hand out first */
+  struct semaphore *permit; /* given back when the stream is closed, whoever closes it */
+  bool has_pending;         /* a user value holds text to hand out first */
+  bool halted;              /* the script has what it wants: reading ends here */
   bool closed;
 };
 
-/* User values: 1 the endpoint, 2 the request's body, 3 text put back, 4 the handler of texts(). */
-enum { UV_ENDPOINT = 1, UV_BODY, UV_PENDING, UV_HANDLER, UV_COUNT = UV_HANDLER };
+/* User values: what must live as long as the stream, text put back, the handler of texts(). */
+enum { UV_ENDPOINT = 1, UV_BODY, UV_PENDING, UV_HANDLER, UV_PERMIT, UV_COUNT = UV_PERMIT };
 
 static struct http_stream *check_stream(lua_State *L) {
   return luaL_checkudata(L, 1, STREAM_TYPE);
@@ -60,6 +65,8 @@ static void shut(struct http_stream *s) {
   stream_free(&s->stream);
   buf_free(&s->scratch);
   buf_free(&s->usage);
+  if (s->permit != NULL) semaphore_give(s->permit);
+  s->permit = NULL;
   wake(s);
 }
 
@@ -74,8 +81,7 @@ static void undo_open(struct task *waiting) {
 }
 
 static int park(lua_State *L, struct http_stream *s, lua_KFunction k) {
-  if (s->waiter != NULL)
-    return luaL_error(L, "another task is already reading this stream");
+  if (s->waiter != NULL) return luaL_error(L, "another task is already reading this stream");
   if (s->stream.transfer.progress_us == LOOP_NEVER) transfer_expect(&s->stream.transfer);
   s->waiter = task_running();
   struct wait w = {
@@ -83,7 +89,8 @@ static int park(lua_State *L, struct http_stream *s, lua_KFunction k) {
   return task_park(L, &w, (lua_KContext)s, k);
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------- */
+/* ---- opening
+ * ------------------------------------------------------------------------------------------- */
 
 static int opened(lua_State *L, int status, lua_KContext ctx) {
   (void)status;
@@ -119,8 +126,10 @@ int http_endpoint_stream(lua_State *L) {
   int index = lua_gettop(L);
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, index, UV_ENDPOINT);
-  if (index > 2) lua_pushvalue(L, 2);
-  else lua_pushnil(L);
+  if (index > 2)
+    lua_pushvalue(L, 2);
+  else
+    lua_pushnil(L);
   lua_setiuservalue(L, index, UV_BODY);
   lua_insert(L, 2);
   http_read_call(L, e, 3, &spec);
@@ -134,7 +143,8 @@ int http_endpoint_stream(lua_State *L) {
   return park(L, s, opened);
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------- */
+/* ---- reading
+ * ------------------------------------------------------------------------------------------- */
 
 static bool as_delta(struct http_stream *s, const struct sse_event *ev, struct delta *d) {
   if (s->protocol == PROTOCOL_OPENAI) return delta_openai(ev->data, ev->data_len, d, &s->scratch);
@@ -192,6 +202,11 @@ static bool pull_once(lua_State *L, struct http_stream *s, int *n) {
   if (s->has_pending) {
     s->has_pending = false;
     lua_getiuservalue(L, 1, UV_PENDING);
+    *n = 1;
+    return true;
+  }
+  if (s->halted) {
+    lua_pushboolean(L, 0);
     *n = 1;
     return true;
   }
@@ -269,7 +284,8 @@ static int text_next(lua_State *L) {
   return text_k(L, LUA_OK, (lua_KContext)s);
 }
 
-/* stream:texts(handler) -> iterator, stream. `handler(nil, event, data, id)` for every event that is
+/* stream:texts(handler) -> iterator, stream. `handler(nil, event, data, id)` for every event that
+*is
 ** not plain text, `handler(false, …)` as pull at the end. */
 static int stream_texts(lua_State *L) {
   check_stream(L);
@@ -281,7 +297,8 @@ static int stream_texts(lua_State *L) {
   return 2;
 }
 
-/* ---- the rest -------------------------------------------------------------------------------------------- */
+/* ---- the rest
+ * -------------------------------------------------------------------------------------------- */
 
 /* stream:plain("openai" | "anthropic"): from now on plain text deltas come out as text. */
 static int stream_plain(lua_State *L) {
@@ -298,15 +315,6 @@ static int stream_progress(lua_State *L) {
   return 0;
 }
 
-/* stream:add(text): text that was found by decoding; counts as handed out. */
-static int stream_add(lua_State *L) {
-  struct http_stream *s = check_stream(L);
-  size_t len;
-  const char *text = luaL_checklstring(L, 2, &len);
-  push_text(L, s, text, len);
-  return 1;
-}
-
 /* stream:put_back(text): the next read hands it out; it is already counted. */
 static int stream_put_back(lua_State *L) {
   struct http_stream *s = check_stream(L);
@@ -317,17 +325,66 @@ static int stream_put_back(lua_State *L) {
   return 0;
 }
 
-static int stream_text(lua_State *L) {
+/* stream:take_text() -> the plain text handed out since the last time. */
+static int stream_take_text(lua_State *L) {
   struct http_stream *s = check_stream(L);
   lua_pushlstring(L, s->text.data != NULL ? s->text.data : "", s->text.len);
+  buf_clear(&s->text, TEXT_KEEP);
   return 1;
 }
 
-/* stream:usage() -> the JSON of the last usage object that came on a text delta, or nil. */
-static int stream_usage(lua_State *L) {
+/* stream:hold(semaphore): its permit, taken by the caller, goes back when this stream is closed. */
+static int stream_hold(lua_State *L) {
+  struct http_stream *s = check_stream(L);
+  struct semaphore *permit = luaL_checkudata(L, 2, SEMAPHORE_TYPE);
+  lua_settop(L, 2);
+  lua_setiuservalue(L, 1, UV_PERMIT);
+  s->permit = permit;
+  return 0;
+}
+
+/* stream:halt(): the next read finds the end, whatever else is on the wire. */
+static int stream_halt(lua_State *L) {
+  check_stream(L)->halted = true;
+  return 0;
+}
+
+/* stream:hurry(seconds): the answer is complete; wait only this long for what may still follow. */
+static int stream_hurry(lua_State *L) {
+  struct transfer *t = &check_stream(L)->stream.transfer;
+  int64_t us = bind_check_seconds(L, 2);
+  if (t->done) return 0;
+  t->limits.idle_us = us > 0 ? us : 1;
+  t->progressed = true;
+  transfer_expect(t);
+  return 0;
+}
+
+static int drain_k(lua_State *L, int status, lua_KContext ctx) {
+  (void)status;
+  struct http_stream *s = (struct http_stream *)ctx;
+  if (!s->closed && !s->stream.transfer.done) return park(L, s, drain_k);
+  shut(s);
+  return 0;
+}
+
+/* stream:drain(seconds): read the connection to the end of the reply, so that it can be used again,
+** but at most this long; then close. */
+static int stream_drain(lua_State *L) {
+  struct http_stream *s = check_stream(L);
+  s->stream.discard = true;
+  stream_hurry(L);
+  if (!s->closed && !s->stream.transfer.done) task_check(L);
+  lua_settop(L, 1);
+  return drain_k(L, LUA_OK, (lua_KContext)s);
+}
+
+/* stream:take_usage() -> the JSON of the last usage object that came on a text delta, or nil. */
+static int stream_take_usage(lua_State *L) {
   struct http_stream *s = check_stream(L);
   if (s->usage.len == 0) return 0;
   lua_pushlstring(L, s->usage.data, s->usage.len);
+  buf_clear(&s->usage, s->usage.max);
   return 1;
 }
 
@@ -395,14 +452,28 @@ static int stream_gc(lua_State *L) {
 }
 
 void http_open_stream(lua_State *L) {
-  static const luaL_Reg methods[] = {
-      {"pull", stream_pull},         {"texts", stream_texts},   {"plain", stream_plain},
-      {"progress", stream_progress}, {"add", stream_add},       {"put_back", stream_put_back},
-      {"text", stream_text},         {"usage", stream_usage},   {"body", stream_body},
-      {"is_events", stream_is_events}, {"status", stream_status}, {"header", stream_header},
-      {"headers", stream_headers},   {"times", stream_times},   {"close", stream_close},
-      {"closed", stream_closed},     {"__close", stream_close}, {"__gc", stream_gc},
-      {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"pull", stream_pull},
+                                     {"texts", stream_texts},
+                                     {"plain", stream_plain},
+                                     {"progress", stream_progress},
+                                     {"put_back", stream_put_back},
+                                     {"hold", stream_hold},
+                                     {"take_text", stream_take_text},
+                                     {"take_usage", stream_take_usage},
+                                     {"body", stream_body},
+                                     {"halt", stream_halt},
+                                     {"hurry", stream_hurry},
+                                     {"drain", stream_drain},
+                                     {"is_events", stream_is_events},
+                                     {"status", stream_status},
+                                     {"header", stream_header},
+                                     {"headers", stream_headers},
+                                     {"times", stream_times},
+                                     {"close", stream_close},
+                                     {"closed", stream_closed},
+                                     {"__close", stream_close},
+                                     {"__gc", stream_gc},
+                                     {NULL, NULL}};
   luaL_newmetatable(L, STREAM_TYPE);
   luaL_setfuncs(L, methods, 0);
   lua_pushvalue(L, -1);

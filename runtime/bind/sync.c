@@ -1,28 +1,23 @@
 /*
-** sluice.core.sync: semaphores and channels. A permit or an item is handed to the waiter that stands
+** sluice.core.sync: semaphores and channels. A permit or an item is handed to the waiter that
+*stands
 ** first, so nobody overtakes; a waiter that is cancelled leaves the queue with nothing taken.
 */
 #include "bind/bind.h"
-#include "task/raise.h"
+#include "task/semaphore.h"
 #include "task/task.h"
 
-#define SEMAPHORE_TYPE "sluice.semaphore"
 #define CHANNEL_TYPE "sluice.channel"
 #define PERMITS_MAX 1000000000
 
-/* ---- semaphore ----------------------------------------------------------------------------------- */
-
-struct semaphore {
-  struct list waiting;
-  lua_Integer free, size;
-};
+/* ---- semaphore
+ * ----------------------------------------------------------------------------------- */
 
 static int new_semaphore(lua_State *L) {
   lua_Integer n = luaL_checkinteger(L, 1);
   luaL_argcheck(L, n >= 1 && n <= PERMITS_MAX, 1, "number of permits expected: 1 or more");
   struct semaphore *s = lua_newuserdatauv(L, sizeof *s, 0);
-  list_init(&s->waiting);
-  s->free = s->size = n;
+  semaphore_init(s, n);
   luaL_setmetatable(L, SEMAPHORE_TYPE);
   return 1;
 }
@@ -46,8 +41,7 @@ static int semaphore_acquire(lua_State *L) {
   struct semaphore *s = check_semaphore(L);
   int64_t wait_us = lua_isnoneornil(L, 2) ? -1 : bind_check_seconds(L, 2);
   task_check(L);
-  if (s->free > 0 && list_empty(&s->waiting)) {
-    s->free--;
+  if (semaphore_take(s)) {
     lua_settop(L, 1);
     return 1;
   }
@@ -56,19 +50,13 @@ static int semaphore_acquire(lua_State *L) {
 }
 
 static int semaphore_try(lua_State *L) {
-  struct semaphore *s = check_semaphore(L);
-  bool got = s->free > 0 && list_empty(&s->waiting);
-  if (got) s->free--;
-  lua_pushboolean(L, got);
+  lua_pushboolean(L, semaphore_take(check_semaphore(L)));
   return 1;
 }
 
 static int semaphore_release(lua_State *L) {
-  struct semaphore *s = check_semaphore(L);
-  if (waitq_wake_one(&s->waiting)) return 0; /* the permit passes on without becoming free */
-  if (s->free == s->size)
+  if (!semaphore_give(check_semaphore(L)))
     return luaL_error(L, "semaphore:release: more permits given back than taken");
-  s->free++;
   return 0;
 }
 
@@ -77,7 +65,8 @@ static int semaphore_available(lua_State *L) {
   return 1;
 }
 
-/* ---- channel --------------------------------------------------------------------------------------- */
+/* ---- channel
+ * --------------------------------------------------------------------------------------- */
 
 /* Items live in user value 1, a table used as a queue: items[first .. first + count - 1]. A sender
 ** that was woken owns a place (`promised`); a receiver that was woken owns an item (`claimed`). */
@@ -223,15 +212,16 @@ static void new_type(lua_State *L, const char *name, const luaL_Reg *methods) {
 }
 
 int luaopen_sluice_core_sync(lua_State *L) {
-  static const luaL_Reg semaphore_methods[] = {{"acquire", semaphore_acquire},
-                                               {"try_acquire", semaphore_try},
-                                               {"release", semaphore_release},
-                                               {"available", semaphore_available},
-                                               {"__close", semaphore_release},
-                                               {NULL, NULL}};
-  static const luaL_Reg channel_methods[] = {{"send", channel_send},   {"receive", channel_receive},
-                                             {"close", channel_close}, {"items", channel_items},
-                                             {"__len", channel_len},   {"__close", channel_close},
+  static const luaL_Reg semaphore_methods[] = {
+      {"acquire", semaphore_acquire}, {"try_acquire", semaphore_try},
+      {"release", semaphore_release}, {"available", semaphore_available},
+      {"__close", semaphore_release}, {NULL, NULL}};
+  static const luaL_Reg channel_methods[] = {{"send", channel_send},
+                                             {"receive", channel_receive},
+                                             {"close", channel_close},
+                                             {"items", channel_items},
+                                             {"__len", channel_len},
+                                             {"__close", channel_close},
                                              {NULL, NULL}};
   static const luaL_Reg functions[] = {
       {"semaphore", new_semaphore}, {"channel", new_channel}, {NULL, NULL}};

@@ -8,8 +8,8 @@
 
 static struct {
   struct event_base *base;
-  struct event *tick; /* the one libevent timer: the nearest of ours */
-  int64_t tick_at_us; /* when it is set to go off; LOOP_NEVER when it is not pending */
+  struct event *tick;       /* the one libevent timer: the nearest of ours */
+  int64_t tick_at_us;       /* when it is set to go off; LOOP_NEVER when it is not pending */
   struct loop_timer **heap; /* heap[1..count] */
   size_t count, cap;
   uint64_t next_order;
@@ -97,8 +97,10 @@ void loop_timer_disarm(struct loop_timer *t) {
   struct loop_timer *last = loop.heap[loop.count--];
   t->slot = 0;
   if (last == t) return;
-  if (slot > 1 && earlier(last, loop.heap[slot / 2])) sift_up(last, slot);
-  else sift_down(last, slot);
+  if (slot > 1 && earlier(last, loop.heap[slot / 2]))
+    sift_up(last, slot);
+  else
+    sift_down(last, slot);
 }
 
 bool loop_timer_arm(struct loop_timer *t, int64_t at_us) {
@@ -143,7 +145,8 @@ static void set_tick(int64_t at_us) {
   if (loop.tick_at_us <= at_us) return;
   int64_t wait = at_us - loop.now_us;
   if (wait < 0) wait = 0;
-  struct timeval tv = {.tv_sec = (time_t)(wait / 1000000), .tv_usec = (suseconds_t)(wait % 1000000)};
+  struct timeval tv = {.tv_sec = (time_t)(wait / 1000000),
+                       .tv_usec = (suseconds_t)(wait % 1000000)};
   event_add(loop.tick, &tv);
   loop.tick_at_us = at_us;
 }

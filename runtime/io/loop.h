@@ -1,7 +1,8 @@
 /*
 ** The one loop of the process: the clock, the timers, the random numbers and the wait for events.
 ** Time and randomness come from here alone, so that policies can run on a virtual clock and with a
-** printed seed. Timers are ours (a binary heap: O(log n), embedded in their owner, no allocation per
+** printed seed. Timers are ours (a binary heap: O(log n), embedded in their owner, no allocation
+*per
 ** timer); libevent sees one deadline, the nearest.
 */
 #ifndef SLUICE_IO_LOOP_H
@@ -29,7 +30,8 @@ int64_t loop_refresh_us(void);
 /* Time of day in microseconds since the epoch; follows the virtual clock when that is on. */
 int64_t loop_wall_us(void);
 
-/* On a virtual clock, time stands still until nothing else can run, then jumps to the next timer. */
+/* On a virtual clock, time stands still until nothing else can run, then jumps to the next timer.
+ */
 void loop_use_virtual_clock(bool on);
 
 void loop_timer_init(struct loop_timer *t, void (*fire)(struct loop_timer *));
@@ -40,7 +42,8 @@ static inline bool loop_timer_armed(const struct loop_timer *t) {
 }
 size_t loop_timer_count(void);
 
-/* Call `hook` before each wait, outside of any callback (the network starts new transfers there). */
+/* Call `hook` before each wait, outside of any callback (the network starts new transfers there).
+ */
 void loop_on_prepare(void (*hook)(void));
 void loop_prepare(void);
 

@@ -54,7 +54,8 @@ static void act(curl_socket_t fd, int events) {
   collect_done();
 }
 
-/* ---- time -------------------------------------------------------------------------------------- */
+/* ---- time --------------------------------------------------------------------------------------
+ */
 
 static void on_timer(struct loop_timer *t) {
   (void)t;
@@ -64,8 +65,10 @@ static void on_timer(struct loop_timer *t) {
 static int set_timer(CURLM *multi, long ms, void *arg) {
   (void)multi, (void)arg;
   net.due = ms == 0;
-  if (ms > 0) loop_timer_arm(&net.timer, loop_now_us() + ms * 1000);
-  else loop_timer_disarm(&net.timer);
+  if (ms > 0)
+    loop_timer_arm(&net.timer, loop_now_us() + ms * 1000);
+  else
+    loop_timer_disarm(&net.timer);
   return 0;
 }
 
@@ -76,7 +79,8 @@ static void on_prepare(void) {
   act(CURL_SOCKET_TIMEOUT, 0);
 }
 
-/* ---- sockets ------------------------------------------------------------------------------------ */
+/* ---- sockets ------------------------------------------------------------------------------------
+ */
 
 static void on_read(evutil_socket_t fd, short what, void *arg) {
   (void)what, (void)arg;
@@ -165,7 +169,8 @@ static int close_socket(void *arg, curl_socket_t fd) {
   return close(fd);
 }
 
-/* ---- easy handles -------------------------------------------------------------------------------- */
+/* ---- easy handles
+ * -------------------------------------------------------------------------------- */
 
 /* The bundle of certificate authorities, from the variables that curl, OpenSSL and Python's tools
 ** read; without one, libcurl's own default. */
@@ -238,7 +243,8 @@ void multi_remove(struct easy *e) {
   curl_multi_remove_handle(net.multi, e->curl);
 }
 
-/* ---- life ---------------------------------------------------------------------------------------- */
+/* ---- life
+ * ---------------------------------------------------------------------------------------- */
 
 int network_init(void) {
   if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) return -1;

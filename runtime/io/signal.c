@@ -26,7 +26,8 @@ static void handle(int signo) {
   } else {
     if (signo == SIGINT) {
       sig.interrupts = sig.interrupts + 1;
-      /* The person has asked three times: nothing that may hang stands between them and the shell. */
+      /* The person has asked three times: nothing that may hang stands between them and the shell.
+       */
       if (sig.interrupts >= THIRD_INTERRUPT) _exit(EXIT_INTERRUPTED);
       sig.hooks.on_interrupt_async(sig.interrupts);
     }

@@ -18,8 +18,9 @@ static enum sink_status sink(struct transfer *t, const char *bytes, size_t n) {
   struct stream *s = (struct stream *)(void *)t;
   if (!s->sorted) stream_sort(s);
   enum buf_status status;
+  if (s->discard) return SINK_TAKEN;
   if (s->is_events) {
-    if (!s->starved && sse_buffered(&s->sse) >= STREAM_BUFFER_MAX) return SINK_PAUSE;
+    if (sse_buffered(&s->sse) >= s->brake) return SINK_PAUSE;
     status = sse_feed(&s->sse, bytes, n);
   } else {
     status = buf_append(&t->body, bytes, n);
@@ -32,8 +33,8 @@ void stream_init(struct stream *s, void (*notify)(struct transfer *)) {
   transfer_init(&s->transfer);
   s->transfer.sink = sink;
   s->transfer.notify = notify;
-  s->sorted = s->is_events = false;
-  s->starved = true;
+  s->sorted = s->is_events = s->discard = false;
+  s->brake = STREAM_BUFFER_MAX;
   sse_init(&s->sse, SSE_EVENT_MAX);
 }
 
@@ -43,16 +44,16 @@ bool stream_start(struct stream *s, const struct transfer_spec *spec) {
 
 enum stream_next stream_next(struct stream *s, struct sse_event *event) {
   int got = sse_next(&s->sse, event);
-  s->starved = got == 0;
-  if (got == 1) return STREAM_EVENT;
-  if (got < 0) return STREAM_FAILED;
-  /* Less than one event is left: let the wire flow again. */
-  if (s->transfer.paused) {
+  if (got == 0 && s->transfer.paused) {
+    /* Less than one event is left: let the wire flow again, with more room if one event alone has
+    ** filled what there was. */
+    size_t held = sse_buffered(&s->sse);
+    s->brake = held >= STREAM_BUFFER_MAX ? 2 * held : STREAM_BUFFER_MAX;
     transfer_resume(&s->transfer);
     got = sse_next(&s->sse, event);
-    if (got == 1) return STREAM_EVENT;
-    if (got < 0) return STREAM_FAILED;
   }
+  if (got == 1) return STREAM_EVENT;
+  if (got < 0) return STREAM_FAILED;
   if (!s->transfer.done) return STREAM_WAIT;
   /* An event without its closing blank line: hand it out, it may be the last of a sloppy server;
   ** whether the answer is complete is decided by its finish, not by this. */

@@ -1,6 +1,8 @@
 /*
-** A reply that is read while it arrives: a transfer whose body feeds an event parser. The reader pulls
-** events; when it is slower than the wire, the transfer pauses (backpressure). A reply that is not an
+** A reply that is read while it arrives: a transfer whose body feeds an event parser. The reader
+*pulls
+** events; when it is slower than the wire, the transfer pauses (backpressure). A reply that is not
+*an
 ** event stream (an error, a whole JSON answer) is collected in transfer.body instead.
 */
 #ifndef SLUICE_IO_STREAM_H
@@ -14,8 +16,9 @@ struct stream {
   struct sse sse;
   bool sorted;    /* the headers said what the body is */
   bool is_events; /* … and it is text/event-stream with a 2xx status */
-  bool starved;   /* the reader has used up all whole events: take more even above the brake, or an
-                     event larger than the brake would never become complete */
+  bool discard;   /* what still comes is of no interest */
+  size_t brake;   /* bytes ahead of the reader at which the wire is paused. libcurl goes on reading
+                     within one call while the peer sends, so nothing else would bound them */
 };
 
 enum stream_next { STREAM_EVENT, STREAM_WAIT, STREAM_END, STREAM_FAILED };

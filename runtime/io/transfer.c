@@ -17,7 +17,8 @@ size_t transfer_count(void) {
   return active;
 }
 
-/* ---- request headers ------------------------------------------------------------------------------ */
+/* ---- request headers
+ * ------------------------------------------------------------------------------ */
 
 static struct curl_slist *slist(struct header_list *list) {
   return (struct curl_slist *)(void *)list;
@@ -70,7 +71,8 @@ static struct curl_slist *join_headers(struct transfer *t) {
   return slist(t->own);
 }
 
-/* ---- failing -------------------------------------------------------------------------------------- */
+/* ---- failing
+ * -------------------------------------------------------------------------------------- */
 
 static void set_failure(struct transfer *t, enum err_kind kind, const char *phase,
                         const char *format, ...) __attribute__((format(printf, 4, 5)));
@@ -107,7 +109,9 @@ static void set_curl_failure(struct transfer *t, CURLcode code) {
   case CURLE_UNSUPPORTED_PROTOCOL:
     set_failure(t, ERR_INVALID, "connect", "bad URL: %s", text);
     return;
-  case CURLE_OUT_OF_MEMORY: set_failure(t, ERR_MEMORY, reached_phase(t), "%s", text); return;
+  case CURLE_OUT_OF_MEMORY:
+    set_failure(t, ERR_MEMORY, reached_phase(t), "%s", text);
+    return;
   case CURLE_WEIRD_SERVER_REPLY:
   case CURLE_BAD_CONTENT_ENCODING:
   case CURLE_HTTP2:
@@ -127,11 +131,14 @@ static void set_curl_failure(struct transfer *t, CURLcode code) {
   case CURLE_GOT_NOTHING:
     set_failure(t, ERR_NETWORK, "response", "the server closed the connection without answering");
     return;
-  default: set_failure(t, ERR_NETWORK, reached_phase(t), "%s", text); return;
+  default:
+    set_failure(t, ERR_NETWORK, reached_phase(t), "%s", text);
+    return;
   }
 }
 
-/* ---- life ------------------------------------------------------------------------------------------ */
+/* ---- life
+ * ------------------------------------------------------------------------------------------ */
 
 static void detach(struct transfer *t) {
   if (t->easy == NULL) return;
@@ -158,7 +165,8 @@ void transfer_on_done(struct transfer *t, CURLcode code) {
   end(t);
 }
 
-/* ---- timers ---------------------------------------------------------------------------------------- */
+/* ---- timers
+ * ---------------------------------------------------------------------------------------- */
 
 static int64_t plus(int64_t at, int64_t span) {
   return span <= 0 || at == LOOP_NEVER ? LOOP_NEVER : at + span;
@@ -193,11 +201,14 @@ static void give_up(struct transfer *t, const char *phase) {
 }
 
 static void on_timer(struct loop_timer *timer) {
-  struct transfer *t = (struct transfer *)(void *)((char *)timer - offsetof(struct transfer, timer));
+  struct transfer *t =
+      (struct transfer *)(void *)((char *)timer - offsetof(struct transfer, timer));
   const char *phase;
   int64_t at = due(t, &phase);
-  if (at <= loop_now_us()) give_up(t, phase);
-  else if (at != LOOP_NEVER) loop_timer_arm(timer, at); /* progress moved it; look again then */
+  if (at <= loop_now_us())
+    give_up(t, phase);
+  else if (at != LOOP_NEVER)
+    loop_timer_arm(timer, at); /* progress moved it; look again then */
 }
 
 /* The timer is armed for the earliest moment and looks again when it fires, so that progress is one
@@ -214,7 +225,8 @@ void transfer_expect(struct transfer *t) {
   if (!t->done) arm(t);
 }
 
-/* ---- what comes in ----------------------------------------------------------------------------------- */
+/* ---- what comes in
+ * ----------------------------------------------------------------------------------- */
 
 static size_t refuse(struct transfer *t, enum err_kind kind, const char *what, size_t max) {
   set_failure(t, kind, "body", "%s more than %zu bytes", what, max);
@@ -236,10 +248,16 @@ size_t transfer_on_body(char *bytes, size_t size, size_t n, void *arg) {
     return 0;
   }
   switch (t->sink(t, bytes, n)) {
-  case SINK_PAUSE: t->paused = true; return CURL_WRITEFUNC_PAUSE;
-  case SINK_TOO_LARGE: return refuse(t, ERR_PROTOCOL, "one event of the stream has", SSE_EVENT_MAX);
-  case SINK_NOMEM: set_failure(t, ERR_MEMORY, "body", "out of memory"); return 0;
-  case SINK_TAKEN: break;
+  case SINK_PAUSE:
+    t->paused = true;
+    return CURL_WRITEFUNC_PAUSE;
+  case SINK_TOO_LARGE:
+    return refuse(t, ERR_PROTOCOL, "one event of the stream has", SSE_EVENT_MAX);
+  case SINK_NOMEM:
+    set_failure(t, ERR_MEMORY, "body", "out of memory");
+    return 0;
+  case SINK_TAKEN:
+    break;
   }
   if (t->notify != NULL) t->notify(t);
   return n;
@@ -289,7 +307,8 @@ const char *transfer_header(const struct transfer *t, const char *name, size_t *
   return NULL;
 }
 
-/* ---- starting and stopping ------------------------------------------------------------------------------ */
+/* ---- starting and stopping
+ * ------------------------------------------------------------------------------ */
 
 void transfer_init(struct transfer *t) {
   memset(t, 0, sizeof *t);
@@ -367,7 +386,9 @@ void transfer_free(struct transfer *t) {
   t->message = NULL;
 }
 
-/* ---- URLs -------------------------------------------------------------------------------------------------- */
+/* ---- URLs
+ * --------------------------------------------------------------------------------------------------
+ */
 
 static bool same_part(CURLU *a, CURLU *b, CURLUPart part) {
   char *x = NULL, *y = NULL;
@@ -390,8 +411,10 @@ char *url_resolve(const char *base, const char *location, bool *same_origin, con
     *same_origin = code == CURLUE_OK && has_base && same_part(from, to, CURLUPART_SCHEME) &&
                    same_part(from, to, CURLUPART_HOST) && same_part(from, to, CURLUPART_PORT);
   }
-  if (code == CURLUE_OK) result = strdup(text);
-  else *why = curl_url_strerror(code);
+  if (code == CURLUE_OK)
+    result = strdup(text);
+  else
+    *why = curl_url_strerror(code);
   curl_free(text);
   curl_url_cleanup(from);
   curl_url_cleanup(to);

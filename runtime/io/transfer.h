@@ -58,7 +58,8 @@ struct transfer {
   const char *phase; /* static: "connect", "first_token", "idle", "total", "response", "body" */
   char *message;     /* what happened, when failed */
 
-  /* Set by the owner before the start. `sink` takes body bytes instead of `body`; `notify` is called
+  /* Set by the owner before the start. `sink` takes body bytes instead of `body`; `notify` is
+  *called
   ** when headers are complete, when the sink took bytes, and when the transfer is done. */
   enum sink_status (*sink)(struct transfer *, const char *bytes, size_t n);
   void (*notify)(struct transfer *);
@@ -87,7 +88,8 @@ size_t transfer_count(void); /* under way, in the whole process */
 int network_init(void);
 void network_close(void);
 
-/* Resolve `location` against `base` ("" when that is not a URL). `same_origin` tells whether scheme,
+/* Resolve `location` against `base` ("" when that is not a URL). `same_origin` tells whether
+*scheme,
 ** host and port are those of `base`. The result is malloc'ed. NULL with *why set: a bad URL. */
 char *url_resolve(const char *base, const char *location, bool *same_origin, const char **why);
 

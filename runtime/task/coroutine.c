@@ -10,7 +10,8 @@
 #include "task/scope.h"
 #include "task/task.h"
 
-/* ---- who cannot wait --------------------------------------------------------------------------- */
+/* ---- who cannot wait ---------------------------------------------------------------------------
+ */
 
 /* Coroutines the running task has entered, innermost first; the records live in the C frames of
 ** coroutine.resume, which a yield never skips (lua_resume always returns to them). */
@@ -20,7 +21,8 @@ struct entered {
 };
 static struct entered *entered;
 
-/* Registry key of { [function] = name }: library functions that call back and cannot be suspended. */
+/* Registry key of { [function] = name }: library functions that call back and cannot be suspended.
+ */
 static const char not_suspendable;
 
 static const char *blocker(lua_State *L) {
@@ -52,7 +54,8 @@ const char *coroutine_cannot_wait(lua_State *L) {
   return NULL;
 }
 
-/* ---- pcall -------------------------------------------------------------------------------------- */
+/* ---- pcall --------------------------------------------------------------------------------------
+ */
 
 /* May the protected call hand this error to the script? Not while the reason for it still stands:
 ** a retry loop around a cancelled wait would spin for ever. */
@@ -89,7 +92,8 @@ int coroutine_xpcall(lua_State *L) {
   return pcall_k(L, lua_pcallk(L, n - 2, LUA_MULTRET, 2, 2, pcall_k), 2);
 }
 
-/* ---- coroutines --------------------------------------------------------------------------------- */
+/* ---- coroutines ---------------------------------------------------------------------------------
+ */
 
 /* Registry key, weak keys: coroutine -> the scope it was suspended in, when that differs from the
 ** one it was resumed in; and coroutine -> true while it waits in a primitive of some task. */
@@ -109,8 +113,10 @@ static void set_note(lua_State *L, const void *table, lua_State *co, void *value
   lua_rawgetp(L, LUA_REGISTRYINDEX, table);
   lua_pushthread(co);
   lua_xmove(co, L, 1);
-  if (value != NULL) lua_pushlightuserdata(L, value);
-  else lua_pushnil(L);
+  if (value != NULL)
+    lua_pushlightuserdata(L, value);
+  else
+    lua_pushnil(L);
   lua_rawset(L, -3);
   lua_pop(L, 1);
 }
@@ -273,7 +279,8 @@ int coroutine_close(lua_State *L) {
   return lua_gettop(L);
 }
 
-/* ---- set-up -------------------------------------------------------------------------------------- */
+/* ---- set-up
+ * -------------------------------------------------------------------------------------- */
 
 static void weak_table(lua_State *L, const void *key) {
   lua_newtable(L);

@@ -40,8 +40,9 @@ static void describe(struct task *t, void *arg) {
 const char *dump_deadlock(struct task *root) {
   static struct text text;
   text.listed = text.left_out = 0;
-  text.len = (size_t)snprintf(text.bytes, TEXT_MAX,
-                              "every task waits for another, and nothing is left that could wake one");
+  text.len =
+      (size_t)snprintf(text.bytes, TEXT_MAX,
+                       "every task waits for another, and nothing is left that could wake one");
   scope_each_task(root->base, describe, &text);
   if (text.left_out > 0)
     snprintf(text.bytes + text.len, TEXT_MAX - text.len, "\n  and %d more", text.left_out);

@@ -46,8 +46,7 @@ void guard_translate_error(lua_State *L, int status) {
   if (status != LUA_ERRMEM || guard.options.max_memory == 0) return;
   if (!guard.out_of_memory) guard.ceiling += HEADROOM;
   guard.out_of_memory = true;
-  raise_push(L, ERR_MEMORY, NULL,
-             "the script's data outgrew the ceiling of %zu MiB (--max-memory)",
+  raise_push(L, ERR_MEMORY, NULL, "the script's data outgrew the ceiling of %zu MiB (--max-memory)",
              guard.options.max_memory >> 20);
   lua_remove(L, -2);
 }
@@ -97,7 +96,8 @@ void guard_cpu_tick_async(void) {
   }
   guard.ticks = guard.ticks + 1;
   int64_t held_ms = (int64_t)guard.ticks * SIGNAL_CPU_TICK_MS;
-  if (guard.options.max_burst_ms > 0 && held_ms >= guard.options.max_burst_ms) guard.stop = 1;
+  if (guard.options.max_burst_ms > 0 && held_ms >= guard.options.max_burst_ms)
+    guard.stop = 1;
   else if (guard.options.warn_burst_ms > 0 && held_ms >= guard.options.warn_burst_ms &&
            guard.warned_burst != guard.tick_burst) {
     guard.warned_burst = guard.tick_burst;

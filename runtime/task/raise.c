@@ -89,8 +89,10 @@ void raise_push_traceback(lua_State *L, int index) {
   lua_rawgeti(L, -1, 1);
   bool same = lua_rawequal(L, -1, index);
   lua_pop(L, 1);
-  if (same) lua_rawgeti(L, -1, 2);
-  else lua_pushnil(L);
+  if (same)
+    lua_rawgeti(L, -1, 2);
+  else
+    lua_pushnil(L);
   lua_remove(L, -2);
 }
 

@@ -21,8 +21,10 @@ static void reach(struct scope *s, const char *reason) {
   if (s->entered_by != NULL && s->entered_by->scope == s) task_interrupt(s->entered_by);
   list_each(node, &s->children) {
     struct scope *child = list_entry(node, struct scope, link);
-    if (child->shield) scope_outside_cancelled(child);
-    else reach(child, reason);
+    if (child->shield)
+      scope_outside_cancelled(child);
+    else
+      reach(child, reason);
   }
 }
 
@@ -105,7 +107,8 @@ void scope_set_shield(struct scope *s, int64_t grace_us) {
   scope_outside_cancelled(s);
 }
 
-/* Tasks whose group was dropped in the middle (a generator that nobody finished): they are cancelled
+/* Tasks whose group was dropped in the middle (a generator that nobody finished): they are
+*cancelled
 ** and unwind under the next group outside. */
 static void hand_over_tasks(struct scope *s) {
   if (s->parent == NULL) return;
@@ -169,8 +172,10 @@ struct scope *scope_owner(struct scope *s) {
 }
 
 void handle_adopt(struct handle *h, struct scope *owner) {
-  if (handle_owned(h)) list_remove(&h->link);
-  else handles_open++;
+  if (handle_owned(h))
+    list_remove(&h->link);
+  else
+    handles_open++;
   list_append(&owner->handles, &h->link);
 }
 

@@ -4,7 +4,8 @@
 ** A task runs in one innermost scope. A *group* scope has tasks and handles of its own and is left
 ** only when the tasks have ended; then its handles are closed. A deadline and a shield are scopes
 ** that only change how cancellation reaches what runs inside them.
-** Cancellation is level-triggered: once it reaches a scope, every primitive inside raises, again and
+** Cancellation is level-triggered: once it reaches a scope, every primitive inside raises, again
+*and
 ** again. It is delivered at suspension points only.
 */
 #ifndef SLUICE_TASK_SCOPE_H
@@ -23,7 +24,7 @@ struct task;
 
 /* A resource that must not outlive its group: embedded in a stream, a response, a server. */
 struct handle {
-  struct list link; /* in the owning scope's handles; unlinked when closed */
+  struct list link;               /* in the owning scope's handles; unlinked when closed */
   void (*close)(struct handle *); /* never yields, never raises, never calls Lua */
 };
 
@@ -41,7 +42,7 @@ struct scope {
   int64_t grace_us;        /* shield: how long outside cancellation is held back */
   const char *reason;      /* why it was cancelled, a static string */
   bool group, shield;
-  bool service; /* belongs to the runtime (an embedded server): idle waits in it are no hope */
+  bool service;   /* belongs to the runtime (an embedded server): idle waits in it are no hope */
   bool cancelled; /* cancel was called here, or the deadline passed */
   bool reached;   /* cancellation is in force here: own, or come from outside */
   bool expired;   /* the deadline passed */

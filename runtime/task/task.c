@@ -63,7 +63,8 @@ struct task *task_running(void) {
 }
 
 struct task *task_current(lua_State *L) {
-  if (sched.running == NULL) luaL_error(L, "no task is running: this can only be called by a script");
+  if (sched.running == NULL)
+    luaL_error(L, "no task is running: this can only be called by a script");
   return sched.running;
 }
 
@@ -264,9 +265,12 @@ void task_cancel(struct task *t, const char *reason) {
   t->reason = reason;
   struct scope *outermost = NULL;
   for (struct scope *s = t->scope; s != t->base && s != NULL; s = s->parent) outermost = s;
-  if (outermost == NULL) task_interrupt(t);
-  else if (outermost->shield) scope_outside_cancelled(outermost);
-  else scope_cancel(outermost, reason);
+  if (outermost == NULL)
+    task_interrupt(t);
+  else if (outermost->shield)
+    scope_outside_cancelled(outermost);
+  else
+    scope_cancel(outermost, reason);
 }
 
 void task_release(lua_State *L, struct task *t) {
@@ -344,8 +348,10 @@ static bool run_batch(const struct task *root) {
 void sched_run(struct task *root) {
   while (run_batch(root)) {
     bool idle = list_empty(&sched.ready);
-    if (idle && deadlocked()) raise_deadlock(root);
-    else loop_poll(idle ? LOOP_NEVER : 0);
+    if (idle && deadlocked())
+      raise_deadlock(root);
+    else
+      loop_poll(idle ? LOOP_NEVER : 0);
   }
 }
 

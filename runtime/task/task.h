@@ -3,7 +3,8 @@
 **
 ** A task is a Lua coroutine whose base frame is a protected call, so that an error unwinds through
 ** its `<close>` variables, and those may wait. It has at most one pending wait, with one undo.
-** Callbacks of the loop never enter Lua: they set a result and call task_wake; the scheduler resumes
+** Callbacks of the loop never enter Lua: they set a result and call task_wake; the scheduler
+*resumes
 ** the task later, in its own turn.
 */
 #ifndef SLUICE_TASK_TASK_H
@@ -34,8 +35,8 @@ struct task {
   struct list joiners;     /* tasks parked until this one ends */
   lua_State *thread;
   lua_State *parked_in; /* the thread that waits: `thread`, or a coroutine the script made inside */
-  struct scope *base;  /* the scope it was spawned into */
-  struct scope *scope; /* the innermost scope it runs in now */
+  struct scope *base;   /* the scope it was spawned into */
+  struct scope *scope;  /* the innermost scope it runs in now */
   uint64_t id;
 
   /* The pending wait. `what` reads after "waiting on": "sleep", "POST https://…". */
@@ -49,11 +50,11 @@ struct task {
   int anchor; /* keeps the task and its thread alive while it runs */
   enum task_state state;
   enum wake wake;
-  bool external;  /* the wait ends by an event from outside: it cannot be part of a deadlock */
-  bool cancelled; /* this task alone was cancelled */
-  bool failed;    /* its result is an error value */
+  bool external;      /* the wait ends by an event from outside: it cannot be part of a deadlock */
+  bool cancelled;     /* this task alone was cancelled */
+  bool failed;        /* its result is an error value */
   bool cancelled_out; /* that error value is a cancellation */
-  int nargs;      /* values waiting on the thread for the next resume */
+  int nargs;          /* values waiting on the thread for the next resume */
   const char *reason; /* why it was cancelled, a static string */
   char spawned_at[40];
 };
@@ -77,7 +78,8 @@ void task_check(lua_State *L);
 
 bool task_is_cancelled(const struct task *t);
 
-/* Park the running task until task_wake. Call as `return task_park(L, &wait, ctx, k)`; `k` runs with
+/* Park the running task until task_wake. Call as `return task_park(L, &wait, ctx, k)`; `k` runs
+*with
 ** the stack as it was, after a cancellation has been raised; task_running()->wake says how it woke.
 ** Raises, without parking, where Lua cannot wait (inside table.sort, gsub, require, a finalizer …);
 ** the undo is run in that case. */
@@ -115,7 +117,8 @@ void task_interrupt(struct task *t);
 /* Let go of a task that has ended (the group has read its error). */
 void task_release(lua_State *L, struct task *t);
 
-/* The innermost line of the user's own code on L's stack, as "script.lua:12"; "" when there is none. */
+/* The innermost line of the user's own code on L's stack, as "script.lua:12"; "" when there is
+ * none. */
 void task_where(lua_State *L, int level, char *out, size_t size);
 
 /* ---- the scheduler ----------------------------------------------------------------------- */

@@ -1,0 +1,59 @@
+--- sluice: prompt workflows. `local sluice = require "sluice"`.
+-- Owns: the names scripts see. Each part is loaded when it is first used, so that a script pays only
+-- for what it touches.
+
+---@class sluice
+---@field task sluice.task
+---@field json sluice.json
+---@field secret sluice.secret
+---@field http sluice.http
+local sluice = {}
+
+-- name -> module
+local PARTS = {
+  task = "sluice.task",
+  json = "sluice.json",
+  secret = "sluice.secret",
+  http = "sluice.http",
+  server = "sluice.server",
+  log = "sluice.log",
+  errors = "sluice.errors",
+}
+
+-- name -> { module, function in it }
+local FUNCTIONS = {
+  model = { "sluice.model", "new" },
+  provider = { "sluice.provider", "register" },
+}
+
+--- Calls `f(...)`; returns its values, or nil and the error.
+---@async
+---@param f fun(...): ...
+---@return any ...
+function sluice.try(f, ...)
+  local function pack(ok, ...)
+    if ok then return ... end
+    return nil, (...)
+  end
+  return pack(pcall(f, ...))
+end
+
+return setmetatable(sluice, {
+  __index = function(self, name)
+    local value
+    if PARTS[name] then
+      value = require(PARTS[name])
+    elseif FUNCTIONS[name] then
+      value = require(FUNCTIONS[name][1])[FUNCTIONS[name][2]]
+    else
+      local known = {}
+      for part in pairs(PARTS) do known[#known + 1] = part end
+      for f in pairs(FUNCTIONS) do known[#known + 1] = f end
+      known[#known + 1] = "try"
+      local options = require "sluice.options"
+      options.raise(("sluice has no '%s'%s"):format(tostring(name), options.suggest(name, known)))
+    end
+    rawset(self, name, value)
+    return value
+  end,
+})

@@ -1,0 +1,73 @@
+--- What a model answered: the same shape for ask, stream and fallback.
+-- Owns: the fields that are worked out only when somebody looks: raw, request_id, attempts, tool_calls.
+
+local json = require "sluice.json"
+local assemble = require "sluice.assemble"
+
+-- Where providers put the id that their support asks for.
+local REQUEST_ID_HEADERS = { "x-request-id", "request-id", "x-siliconcloud-trace-id", "cf-ray" }
+
+---@class sluice.Reply
+local Reply = { __name = "sluice.reply" }
+
+--- Ready to be appended to `messages`: messages[#messages + 1] = reply:message()
+---@return sluice.Message
+function Reply:message()
+  return assemble.message(self)
+end
+
+local LAZY = {}
+
+--- The decoded body of a whole reply; nil for one that was streamed.
+function LAZY.raw(self)
+  local response = rawget(self, "response")
+  return response and json.decode(response:body(), { repair = true })
+end
+
+function LAZY.request_id(self)
+  local response = rawget(self, "response")
+  return response and Reply.request_id_of(response)
+end
+
+function LAZY.attempts(self)
+  return { { provider = self.provider, model = self.asked or self.model, elapsed = self.elapsed } }
+end
+
+function LAZY.tool_calls()
+  return json.array {}
+end
+
+function Reply.__index(self, key)
+  local lazy = LAZY[key]
+  if lazy then
+    local value = lazy(self)
+    self[key] = value
+    return value
+  end
+  return Reply[key]
+end
+
+--- A reply reads as its text.
+function Reply:__tostring()
+  return self.text
+end
+
+--- The provider's request id from a response's or a stream's headers, or nil.
+---@param response { header: fun(self, name: string): string? }
+---@return string?
+function Reply.request_id_of(response)
+  for i = 1, #REQUEST_ID_HEADERS do
+    local id = response:header(REQUEST_ID_HEADERS[i])
+    if id then return id end
+  end
+  return nil
+end
+
+--- Makes a reply of its fields.
+---@param fields table
+---@return sluice.Reply
+function Reply.new(fields)
+  return setmetatable(fields, Reply)
+end
+
+return Reply

@@ -1,0 +1,274 @@
+--- One streamed answer: from server-sent events to text, events, and the reply.
+-- Owns: when an answer is committed, complete, or broken. Plain text goes past this file: C hands it
+-- straight to the loop; what comes here is everything else (sluice.core.http, provider, assemble).
+-- Never: retries. Before the commit the caller may (model.lua); after it nobody does.
+
+local core = require "sluice.core.task"
+local json = require "sluice.json"
+local errors = require "sluice.errors"
+local usage_of = require "sluice.provider.usage"
+
+local AFTER_FINISH = 2    -- seconds to wait for usage once the answer is complete
+local AFTER_DONE = 0.25   -- seconds to read the connection to its end, so that it can be reused
+
+-- What makes an answer worth waiting for, and un-retryable.
+local CONTENT = { text = true, thinking = true, tool_call = true }
+
+---@class sluice.Stream
+---@field model string      the model that was asked
+---@field provider string
+local Stream = {}
+Stream.__index = Stream
+Stream.__name = "sluice.stream"
+Stream.__sluice_handle = "handle" -- the field whose owner changes when a task returns this stream
+
+-- Reading ---------------------------------------------------------------------------------------
+
+--- Text that C has handed out since the last look becomes part of the answer.
+local function sync(self)
+  local handle, assembler = self.handle, self.assembler
+  if handle:closed() then return end
+  local text = handle:take_text()
+  if text ~= "" then return assembler:text(text) end
+end
+
+local function push(self, event)
+  local queue = self.queue
+  queue[#queue + 1] = event
+  if CONTENT[event.type] then
+    self.handle:progress()
+    if not self.ttft then self.ttft = core.now() - self.started end
+  end
+end
+
+local function push_all(self, events)
+  if events == nil then return end
+  if events.type then return push(self, events) end
+  for i = 1, #events do push(self, events[i]) end
+end
+
+--- The failure is kept until what came before it has been read.
+local function fail(self, fields)
+  if self.failure then return end
+  fields = self.assembler:broken(fields)
+  if not errors.is(fields) then fields = errors.new(fields) end
+  self.failure = self.decorate(fields)
+  self.over = true
+  self.handle:halt()
+end
+
+local function conclude(self)
+  local raw = self.handle:take_usage() -- cumulative, from beside the last pieces of text
+  if raw then
+    local ok, decoded = pcall(json.decode, raw)
+    local counts = ok and usage_of.openai(decoded)
+    if counts then self.assembler:feed { type = "usage", usage = counts } end
+  end
+  local events, failure = self.assembler:finish()
+  if failure then return fail(self, failure) end
+  push_all(self, events)
+  self.over = true
+  self.handle:drain(AFTER_DONE)
+end
+
+--- One event that is not plain text.
+local function take(self, name, data, id)
+  local failure = sync(self)
+  if failure then return fail(self, failure) end
+  local assembler = self.assembler
+  local deltas = self.event { event = name, data = data, id = id }
+  for i = 1, #deltas do
+    local delta = deltas[i]
+    if delta.type == "done" then -- conclude() hands out what is left, after the usage
+      assembler.over = true
+    else
+      if delta.type == "usage" then self.handle:take_usage() end -- older than this one
+      local events
+      events, failure = assembler:feed(delta)
+      push_all(self, events)
+      if failure then return fail(self, failure) end
+    end
+  end
+  if assembler:done() then return conclude(self) end
+  if not self.hurried and assembler:complete() then
+    self.hurried = true
+    self.handle:hurry(AFTER_FINISH)
+  end
+end
+
+--- The wire has ended: cleanly, or with what pull said of it.
+local function ended(self, kind, phase, message)
+  if self.over then return end
+  local failure = sync(self)
+  if failure then return fail(self, failure) end
+  -- once the answer is complete, how the connection ends is of no interest
+  if kind == nil or self.assembler:complete() then return conclude(self) end
+  fail(self, { kind = kind, phase = phase, message = message })
+end
+
+--- Reads one thing from the wire; text comes back as such.
+local function read(self, continuing)
+  local first, a, b, c = self.handle:pull(continuing)
+  if first then
+    if not self.ttft then self.ttft = core.now() - self.started end
+    return first
+  end
+  if first == nil then take(self, a, b, c) else ended(self, a or nil, b, c) end
+end
+
+local function check_open(self, method)
+  if self.closed and not self.over then
+    error(("stream:%s: the stream was closed before its end"):format(method), 3)
+  end
+end
+
+local function next_event(self)
+  local continuing = false
+  while true do
+    local queue, first = self.queue, self.first
+    local event = queue[first]
+    if event then
+      queue[first] = nil
+      self.first = first + 1
+      return event
+    end
+    if first > 1 then self.queue, self.first = {}, 1 end
+    if self.failure then
+      self:close()
+      errors.raise(self.failure)
+    end
+    if self.over then return nil end
+    local text = read(self, continuing)
+    if text then return { type = "text", text = text } end
+    continuing = true
+  end
+end
+
+-- Public ----------------------------------------------------------------------------------------
+
+--- Every event of the answer: { type = "text"|"thinking"|"tool_call"|"usage"|"switch"|"finish", … }.
+--- Leaving the loop early closes the stream. Raises what broke the answer, `interrupted` once text
+--- had been delivered, with that text in `partial`.
+---@async
+---@return fun(self: sluice.Stream): sluice.Event?
+function Stream:events()
+  check_open(self, "events")
+  return next_event, self, nil, self
+end
+
+--- The pieces of text as they come; thinking, tool calls and usage are kept for reply().
+---@async
+---@return fun(): string?
+function Stream:text()
+  check_open(self, "text")
+  local waiting = {}
+  local function take_queued()
+    for i = self.first, #self.queue do
+      local event = self.queue[i]
+      if event.type == "text" then waiting[#waiting + 1] = event.text end
+    end
+    self.queue, self.first = {}, 1
+    if #waiting == 0 then return nil end
+    local text = table.concat(waiting)
+    waiting = {}
+    return text
+  end
+  local early = take_queued() -- what came with the commit
+  if self.over and self.failure == nil then -- all of it: nothing is left on the wire
+    return function()
+      local text = early
+      early = nil
+      return text
+    end, self, nil, self
+  end
+  if early then self.handle:put_back(early) end
+  local function other(kind, a, b, c)
+    if kind == nil then take(self, a, b, c)
+    elseif not self.over then ended(self, a or nil, b, c) end
+    local text = take_queued()
+    if text then return text end
+    if self.failure then
+      self:close()
+      errors.raise(self.failure)
+    end
+    if self.over then return false end
+    return nil
+  end
+  local iterate, handle = self.handle:texts(other)
+  return iterate, handle, nil, self
+end
+
+--- The whole answer; reads what is left of it. The same shape as ask()'s.
+---@async
+---@return sluice.Reply
+function Stream:reply()
+  if self.result then return self.result end
+  check_open(self, "reply")
+  while next_event(self) do end -- luacheck: ignore 542
+  local reply = self.assembler:reply()
+  reply.provider, reply.ttft = self.provider, self.ttft
+  reply.model = reply.model or self.model
+  reply.elapsed = core.now() - self.started
+  reply.headers_source = self.headers_source
+  self.result = self.finish_reply(reply)
+  return self.result
+end
+
+--- The connection is closed at once, unless the answer was complete. Closing twice does nothing.
+function Stream:close()
+  if self.closed then return end
+  self.closed = true
+  self.handle:close()
+end
+
+Stream.__close = Stream.close
+
+function Stream:__tostring()
+  local state = self.closed and "closed" or self.over and "ended" or "open"
+  return ("stream of %s/%s (%s)"):format(self.provider, self.model, state)
+end
+
+-- Made by models --------------------------------------------------------------------------------
+
+--- Wraps an open handle whose reply is a stream of events.
+---@param fields table  handle, assembler, event, model, provider, started, decorate, finish_reply
+---@return sluice.Stream
+function Stream.new(fields)
+  fields.queue, fields.first, fields.over, fields.closed = {}, 1, false, false
+  return setmetatable(fields, Stream)
+end
+
+--- Reads up to the first content, so that whatever fails before it can still be retried: raises that
+--- failure. An answer that ends without content is committed too.
+---@async
+function Stream:commit()
+  local continuing = false
+  while not self.ttft and not self.over do
+    local text = read(self, continuing)
+    if text then self.handle:put_back(text) end
+    continuing = true
+  end
+  if self.failure and not self.queue[self.first] then
+    self:close()
+    errors.raise(self.failure)
+  end
+end
+
+--- A whole answer that came where a stream was asked for.
+---@param deltas sluice.Delta[]
+function Stream:take_whole(deltas)
+  for i = 1, #deltas do
+    local delta = deltas[i]
+    if delta.type == "done" then
+      self.assembler.over = true
+    else
+      local events, failure = self.assembler:feed(delta)
+      push_all(self, events)
+      if failure then fail(self, failure) break end
+    end
+  end
+  if not self.failure then conclude(self) end
+  if not self.ttft then self.ttft = core.now() - self.started end
+end
+
+return Stream

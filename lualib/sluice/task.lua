@@ -1,0 +1,268 @@
+--- Structured concurrency: groups, deadlines, shields, and what is built from them.
+-- Owns: how the results and errors of several tasks become one. Who runs and who waits is C
+-- (sluice.core.task); a task is suspended only inside a function that waits.
+--
+-- Every task belongs to a group, and a group ends only when all its tasks have: nothing is detached.
+-- Cancellation is raised inside a task, at the point where it waits, as an error of kind "cancelled";
+-- `pcall` lets it pass, and `<close>` variables are closed on the way.
+
+local core = require "sluice.core.task"
+local sync = require "sluice.core.sync"
+local errors = require "sluice.errors"
+local options = require "sluice.options"
+
+local MAP_CONCURRENCY = 64 -- tasks of one map at a time, unless said otherwise
+
+local task = {
+  sleep = core.sleep,
+  now = core.now,
+  left = core.left,
+}
+
+local function check_function(f, name, arg)
+  if type(f) ~= "function" then
+    options.raise(("%s: argument %d must be a function, got %s"):format(name, arg, options.got(f)))
+  end
+end
+
+-- Groups ----------------------------------------------------------------------------------------
+
+--- The end of every group: wait for the tasks, hand handles in the results to the outer group, close
+--- the others, and raise the first failure with the later ones in `also`.
+local function leave(scope, ok, ...)
+  if not ok then scope:cancel("its group failed") end
+  scope:wait()
+  local failed = scope:failed() and scope:errors() or nil
+  local cancelled_inside = not ok and scope:cancelled() and errors.is((...), "cancelled")
+  if ok then core.adopt(...) end
+  scope:finish()
+  if failed then
+    local first = failed[1]
+    if not ok and not cancelled_inside then
+      first = ... -- the body's own error, unless it is what a task raised first
+      if rawequal(first, failed[1]) then table.remove(failed, 1) end
+    else
+      table.remove(failed, 1)
+    end
+    if type(first) == "table" and #failed > 0 and first.also == nil then first.also = failed end
+    error(first, 0)
+  end
+  if not ok and not cancelled_inside then error((...), 0) end
+  core.check() -- cancelled from outside: the group's result is of no use any more
+  return ...
+end
+
+--- Runs `f(group)` and returns its results when every task spawned in the group has ended. The first
+--- error, of `f` or of a task, cancels the rest and is raised here, later ones in its `also`.
+--- What `f` returns is handed on: a stream among the results is not closed with the group.
+---@async
+---@param f fun(group: sluice.Group): ...
+---@return any ...  what f returned
+function task.group(f)
+  check_function(f, "task.group", 1)
+  local scope <close> = core.scope { group = true }
+  return leave(scope, scope:run(f, scope))
+end
+
+--- Runs every function of the list as a task; returns their first results in the order of the list.
+---@async
+---@param list (fun(): any)[]
+---@return any ...
+function task.all(list)
+  if type(list) ~= "table" then
+    options.raise("task.all: argument 1 must be a list of functions, got " .. options.got(list))
+  end
+  local n, results = #list, {}
+  for i = 1, n do check_function(list[i], "task.all", i) end
+  task.group(function(group)
+    local handles = {}
+    for i = 1, n do handles[i] = group:spawn(list[i]) end
+    for i = 1, n do results[i] = handles[i]:join() end
+    return table.unpack(results, 1, n)
+  end)
+  return table.unpack(results, 1, n)
+end
+
+--- The results of the first function to succeed; the others are cancelled, and have ended when this
+--- returns. If all fail: the first error, the others in its `also`.
+---@async
+---@param list (fun(): ...)[]
+---@return any ...
+function task.race(list)
+  if type(list) ~= "table" or #list == 0 then
+    options.raise("task.race: argument 1 must be a list of functions that is not empty")
+  end
+  for i = 1, #list do check_function(list[i], "task.race", i) end
+  local finished, failures, results = sync.channel(#list), {}, nil
+  return task.group(function(group)
+    for i = 1, #list do
+      group:spawn(function()
+        local outcome = table.pack(pcall(list[i]))
+        finished:send(outcome)
+      end)
+    end
+    for _ = 1, #list do
+      local outcome = finished:receive()
+      if outcome[1] then
+        results = outcome
+        break
+      end
+      failures[#failures + 1] = outcome[2]
+    end
+    if not results then
+      local first = table.remove(failures, 1)
+      if type(first) == "table" and #failures > 0 and first.also == nil then first.also = failures end
+      error(first, 0)
+    end
+    core.adopt(table.unpack(results, 2, results.n))
+    group:cancel "another was first"
+    return table.unpack(results, 2, results.n)
+  end)
+end
+
+local MAP_OPTIONS = options.spec {
+  concurrency = { type = "integer", min = 1 },
+  settle = { type = "boolean" },
+}
+
+--- A function that gives the next item and its index, whatever was given to map.
+local function source(list)
+  if type(list) == "function" then
+    local i = 0
+    return function()
+      local item = list()
+      if item == nil then return nil end
+      i = i + 1
+      return item, i
+    end
+  end
+  local i, n = 0, #list
+  return function()
+    if i >= n then return nil end
+    i = i + 1
+    return list[i], i
+  end
+end
+
+--- Calls `f(item, index)` for every item, at most `concurrency` (64) at a time, and returns the first
+--- results in the order of the items. With `settle`, failures do not end the whole: the results are
+--- `{ ok = true, value = }` or `{ ok = false, err = }`.
+---@async
+---@generic T, R
+---@param list T[]|fun(): T?  a list, or a function that gives the next item (nil: no more)
+---@param f fun(item: T, index: integer): R
+---@param opts? { concurrency?: integer, settle?: boolean }
+---@return R[]
+function task.map(list, f, opts)
+  if type(list) ~= "table" and type(list) ~= "function" then
+    options.raise("task.map: argument 1 must be a list or a function that gives items, got "
+      .. options.got(list))
+  end
+  check_function(f, "task.map", 2)
+  opts = opts or {}
+  options.check("task.map", opts, MAP_OPTIONS)
+  local next_item, results, settle = source(list), {}, opts.settle
+  local function work()
+    for item, i in next_item do
+      if settle then
+        local ok, value = pcall(f, item, i)
+        results[i] = ok and { ok = true, value = value } or { ok = false, err = value }
+      else
+        results[i] = f(item, i)
+      end
+    end
+  end
+  local workers = opts.concurrency or MAP_CONCURRENCY
+  if type(list) == "table" then workers = math.min(workers, #list) end
+  task.group(function(group)
+    for _ = 1, workers do group:spawn(work) end
+  end)
+  return results
+end
+
+-- Time ------------------------------------------------------------------------------------------
+
+--- Was this `cancelled` error made by the scope's own deadline, and by nothing outside?
+local function deadline_passed(scope, err)
+  return scope:expired() and errors.is(err, "cancelled") and not core.is_cancelled()
+end
+
+local function after_deadline(scope, seconds, ok, ...)
+  scope:finish()
+  if ok then return ... end
+  if deadline_passed(scope, (...)) then
+    errors.raise { kind = "timeout", phase = "deadline",
+      message = ("not finished within %.14g s (task.deadline)"):format(seconds) }
+  end
+  error((...), 0)
+end
+
+--- Runs `f(...)` and returns its results, or raises `timeout` with phase "deadline" when `seconds`
+--- have passed. An enclosing deadline that comes sooner stays in force.
+---@async
+---@param seconds number
+---@param f fun(...): ...
+---@return any ...
+function task.deadline(seconds, f, ...)
+  if type(seconds) ~= "number" or seconds ~= seconds or seconds < 0 then
+    options.raise("task.deadline: argument 1 must be a number of seconds, 0 or more, got "
+      .. options.got(seconds))
+  end
+  check_function(f, "task.deadline", 2)
+  local scope <close> = core.scope { deadline = math.min(seconds, 1e9) }
+  return after_deadline(scope, seconds, scope:run(f, ...))
+end
+
+local function after_shield(scope, ok, ...)
+  scope:finish()
+  if not ok then error((...), 0) end
+  return ...
+end
+
+--- Runs `f(...)` with cancellation from outside held back for at most `seconds`: for the last word to
+--- a client, or a file that must be written to its end.
+---@async
+---@param seconds number
+---@param f fun(...): ...
+---@return any ...
+function task.shield(seconds, f, ...)
+  if type(seconds) ~= "number" or seconds ~= seconds or seconds < 0 then
+    options.raise("task.shield: argument 1 must be a number of seconds, 0 or more, got "
+      .. options.got(seconds))
+  end
+  check_function(f, "task.shield", 2)
+  local scope <close> = core.scope { shield = math.min(seconds, 1e9) }
+  return after_shield(scope, scope:run(f, ...))
+end
+
+--- Lets other tasks and the network have their turn.
+---@async
+function task.yield()
+  core.sleep(0)
+end
+
+-- Waiting for each other ------------------------------------------------------------------------
+
+--- A semaphore of `n` permits, handed out first come, first served:
+--- `local permit <close> = semaphore:acquire()`.
+---@param n integer
+---@return sluice.Semaphore
+function task.semaphore(n)
+  return sync.semaphore(n)
+end
+
+--- A semaphore of one permit.
+---@return sluice.Semaphore
+function task.mutex()
+  return sync.semaphore(1)
+end
+
+--- A queue between tasks that holds at most `capacity` (1) items: `send` waits while it is full,
+--- `receive` while it is empty; after `close`, `receive` returns what is left and then nil, "closed".
+---@param capacity? integer
+---@return sluice.Channel
+function task.channel(capacity)
+  return sync.channel(capacity)
+end
+
+return task
