@@ -186,7 +186,7 @@ $(B)/lib%.a:
 	$(Q)rm -f $@ && $(AR) rcs $@ $(filter %.o,$^)
 
 # Files that change only when what they hold changes: how to compile, what to link, what to embed.
-compile_stamp = $(CC) $(COMPILE)
+compile_stamp = $(COMPILE)
 link_stamp = $(LINK) $(OBJ) $(LIBS)
 lualib_stamp = $(LUALIB)
 
@@ -302,7 +302,7 @@ installed = $(B)/sluice:$(BINDIR) \
   $(foreach f,$(wildcard docs/completions/*.bash),$(f):$(DATADIR)/bash-completion/completions) \
   $(foreach f,$(wildcard docs/completions/_*),$(f):$(DATADIR)/zsh/site-functions) \
   $(foreach f,$(wildcard docs/completions/*.fish),$(f):$(DATADIR)/fish/vendor_completions.d) \
-  $(foreach f,$(sort $(shell find lualib/meta -name '*.lua')),$(f):$(DATADIR)/sluice/$(patsubst \
+  $(foreach f,$(sort $(shell find lualib/meta -name '*.lua' 2>/dev/null)),$(f):$(DATADIR)/sluice/$(patsubst \
     lualib/%/,%,$(dir $(f)))) \
   $(foreach f,$(wildcard scripts/*.lua),$(f):$(DATADIR)/sluice/scripts) \
   $(foreach f,README.md LICENSE CHANGELOG.md,$(if $(wildcard $(f)),$(f):$(DATADIR)/doc/sluice))
