@@ -36,7 +36,8 @@ struct scope *bind_service_scope(void) {
   return &program.service;
 }
 
-/* ---- signals --------------------------------------------------------------------------------------- */
+/* ---- signals
+ * --------------------------------------------------------------------------------------- */
 
 static void on_signal(int signo, int nth) {
   if (signo == SIGUSR1) {
@@ -45,11 +46,13 @@ static void on_signal(int signo, int nth) {
     program.signal_exit = EXIT_SIGTERM;
   } else if (signo == SIGTERM || (signo == SIGINT && nth == 1)) {
     program.signal_exit = signo == SIGINT ? EXIT_SIGINT : EXIT_SIGTERM;
-    scope_cancel(&program.script, signo == SIGINT ? "interrupted (Ctrl-C)" : "terminated (SIGTERM)");
+    scope_cancel(&program.script,
+                 signo == SIGINT ? "interrupted (Ctrl-C)" : "terminated (SIGTERM)");
   }
 }
 
-/* ---- the library inside the binary ------------------------------------------------------------------- */
+/* ---- the library inside the binary
+ * ------------------------------------------------------------------- */
 
 static int by_name(const void *key, const void *file) {
   return strcmp(key, ((const struct embedded_file *)file)->name);
@@ -101,7 +104,8 @@ static void install_searcher(lua_State *L, const char *dir) {
   lua_pop(L, 2);
 }
 
-/* ---- boot ---------------------------------------------------------------------------------------------- */
+/* ---- boot
+ * ---------------------------------------------------------------------------------------------- */
 
 /* The first frame of the root task: require "sluice.cli" and run it. */
 static int root_k(lua_State *L, int status, lua_KContext ctx) {

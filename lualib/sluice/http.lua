@@ -191,12 +191,10 @@ local EventStream = { __name = "sluice.http.stream", __sluice_handle = "handle" 
 EventStream.__index = EventStream
 
 local function next_event(self)
-  local name, event, data, id, message = self.handle:pull()
-  if name == nil then return { event = event, data = data, id = id } end
+  local first, a, b, c, d = self.handle:pull()
+  if first == nil then return { event = a, data = b, id = c } end
   self:close()
-  if event then
-    raise_failure(self.call, event, data, message or id)
-  end
+  if a then raise_failure(self.call, a, b, c, d) end
   return nil
 end
 

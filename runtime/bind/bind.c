@@ -65,8 +65,10 @@ void bind_open(lua_State *L) {
   };
   static const luaL_Reg globals[] = {
       {"pcall", coroutine_pcall}, {"xpcall", coroutine_xpcall}, {NULL, NULL}};
-  static const luaL_Reg coroutines[] = {{"resume", coroutine_resume}, {"wrap", coroutine_wrap},
-                                        {"yield", coroutine_yield},   {"close", coroutine_close},
+  static const luaL_Reg coroutines[] = {{"resume", coroutine_resume},
+                                        {"wrap", coroutine_wrap},
+                                        {"yield", coroutine_yield},
+                                        {"close", coroutine_close},
                                         {NULL, NULL}};
   coroutine_init(L);
   lua_pushglobaltable(L);

@@ -1,5 +1,6 @@
 /*
-** Whole replies: endpoint:request(). The body stays in C until the script asks for it; the plain case
+** Whole replies: endpoint:request(). The body stays in C until the script asks for it; the plain
+*case
 ** of one text answer is picked out of it without building a table (base/answer).
 */
 #include <lauxlib.h>
@@ -11,7 +12,8 @@
 #include "bind/http.h"
 #include "task/task.h"
 
-#define KEEP_IN_C_MAX 4096 /* bytes; larger bodies become Lua strings, which the collector can see */
+#define KEEP_IN_C_MAX                                                                              \
+  4096 /* bytes; larger bodies become Lua strings, which the collector can see */
 
 struct response {
   struct transfer transfer;
@@ -54,7 +56,8 @@ static int finished(lua_State *L, int status, lua_KContext ctx) {
   return 1;
 }
 
-/* endpoint:request(body, total, name, value, …) -> response | false, kind, phase, message, elapsed */
+/* endpoint:request(body, total, name, value, …) -> response | false, kind, phase, message, elapsed
+ */
 int http_endpoint_request(lua_State *L) {
   struct endpoint *e = http_check_endpoint(L, 1);
   struct transfer_spec spec;
@@ -66,8 +69,10 @@ int http_endpoint_request(lua_State *L) {
   int index = lua_gettop(L);
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, index, 1);
-  if (index > 2) lua_pushvalue(L, 2);
-  else lua_pushnil(L);
+  if (index > 2)
+    lua_pushvalue(L, 2);
+  else
+    lua_pushnil(L);
   lua_setiuservalue(L, index, 2);
   lua_insert(L, 2); /* below the arguments, so that what is read ends at the top */
   http_read_call(L, e, 3, &spec);
@@ -105,13 +110,17 @@ static int response_body(lua_State *L) {
 }
 
 static void push_slice(lua_State *L, const char *s, size_t n) {
-  if (s != NULL) lua_pushlstring(L, s, n);
-  else lua_pushnil(L);
+  if (s != NULL)
+    lua_pushlstring(L, s, n);
+  else
+    lua_pushnil(L);
 }
 
 static void push_count(lua_State *L, int64_t n) {
-  if (n >= 0) lua_pushinteger(L, n);
-  else lua_pushnil(L);
+  if (n >= 0)
+    lua_pushinteger(L, n);
+  else
+    lua_pushnil(L);
 }
 
 /* response:answer("openai" | "anthropic") -> text, finish, id, model, input, output, total, cached,
@@ -152,10 +161,10 @@ static int response_free(lua_State *L) {
 }
 
 void http_open_response(lua_State *L) {
-  static const luaL_Reg methods[] = {
-      {"status", response_status}, {"header", response_header}, {"headers", response_headers},
-      {"times", response_times},   {"body", response_body},     {"answer", response_answer},
-      {"__gc", response_free},     {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"status", response_status},   {"header", response_header},
+                                     {"headers", response_headers}, {"times", response_times},
+                                     {"body", response_body},       {"answer", response_answer},
+                                     {"__gc", response_free},       {NULL, NULL}};
   luaL_newmetatable(L, RESPONSE_TYPE);
   luaL_setfuncs(L, methods, 0);
   lua_pushvalue(L, -1);

@@ -1,5 +1,6 @@
 /*
-** sluice.core.secret: opaque values. A secret prints as its name, cannot be concatenated, compared or
+** sluice.core.secret: opaque values. A secret prints as its name, cannot be concatenated, compared
+*or
 ** encoded, and its bytes are wiped when it is collected. Only the header builder reads it; `reveal`
 ** is the explicit way out.
 */
@@ -92,9 +93,10 @@ static int wipe(lua_State *L) {
 }
 
 int luaopen_sluice_core_secret(lua_State *L) {
-  static const luaL_Reg methods[] = {{"reveal", reveal},   {"name", name},     {"__tostring", to_string},
-                                     {"__gc", wipe},       {"__concat", refuse}, {"__len", refuse},
-                                     {"__lt", refuse},     {"__le", refuse},   {NULL, NULL}};
+  static const luaL_Reg methods[] = {
+      {"reveal", reveal}, {"name", name},       {"__tostring", to_string},
+      {"__gc", wipe},     {"__concat", refuse}, {"__len", refuse},
+      {"__lt", refuse},   {"__le", refuse},     {NULL, NULL}};
   static const luaL_Reg functions[] = {
       {"new", new_secret}, {"prefixed", prefixed}, {"is", is_secret}, {NULL, NULL}};
   luaL_newmetatable(L, SECRET_TYPE);

@@ -1,4 +1,5 @@
-/* sluice.core.sys: the process around the script: environment, terminal, chance, guards, signals. */
+/* sluice.core.sys: the process around the script: environment, terminal, chance, guards, signals.
+ */
 #include <errno.h>
 #include <lauxlib.h>
 #include <limits.h>
@@ -20,7 +21,8 @@ static struct {
   bool ready;
 } sys;
 
-/* ---- plain facts ----------------------------------------------------------------------------------- */
+/* ---- plain facts
+ * ----------------------------------------------------------------------------------- */
 
 static int sys_env(lua_State *L) {
   lua_pushstring(L, getenv(luaL_checkstring(L, 1)));
@@ -68,7 +70,8 @@ static int sys_virtual_clock(lua_State *L) {
   return 0;
 }
 
-/* A random UUID (RFC 9562, version 4). From the system's generator, never from --seed: two runs with
+/* A random UUID (RFC 9562, version 4). From the system's generator, never from --seed: two runs
+*with
 ** the same seed must not share a request id. */
 static int sys_uuid(lua_State *L) {
   static unsigned char pool[1024];
@@ -93,7 +96,8 @@ static int sys_uuid(lua_State *L) {
   return 1;
 }
 
-/* ---- guards ------------------------------------------------------------------------------------------ */
+/* ---- guards
+ * ------------------------------------------------------------------------------------------ */
 
 static void report(const char *text) {
   fprintf(stderr, "sluice: warning: %s\n", text);
@@ -111,14 +115,16 @@ static int sys_guard(lua_State *L) {
   return 0;
 }
 
-/* ---- signals ----------------------------------------------------------------------------------------- */
+/* ---- signals
+ * ----------------------------------------------------------------------------------------- */
 
 static int terminated_k(lua_State *L, int status, lua_KContext ctx) {
   (void)L, (void)status, (void)ctx;
   return 0;
 }
 
-/* core.wait_terminate(): park until SIGTERM; while a task does, SIGTERM cancels nothing by itself. */
+/* core.wait_terminate(): park until SIGTERM; while a task does, SIGTERM cancels nothing by itself.
+ */
 static int sys_wait_terminate(lua_State *L) {
   task_check(L);
   struct task *t = task_current(L);

@@ -1,5 +1,6 @@
 /*
-** sluice.core.task: scopes, spawning, joining, sleeping. The structure on top (group, all, race, map,
+** sluice.core.task: scopes, spawning, joining, sleeping. The structure on top (group, all, race,
+*map,
 ** deadline, shield) is Lua: lualib/sluice/task.lua.
 */
 #include <string.h>
@@ -17,7 +18,8 @@ static struct scope *check_scope(lua_State *L, int arg) {
   return luaL_checkudata(L, arg, SCOPE_TYPE);
 }
 
-/* ---- scopes ------------------------------------------------------------------------------------ */
+/* ---- scopes ------------------------------------------------------------------------------------
+ */
 
 /* core.scope { group = true, deadline = s, shield = s } */
 static int new_scope(lua_State *L) {
@@ -57,8 +59,7 @@ static int scope_run(lua_State *L) {
   lua_pushcfunction(L, raise_traceback);
   lua_insert(L, 2);
   task_current(L)->scope = s;
-  int status =
-      lua_pcallk(L, lua_gettop(L) - 3, LUA_MULTRET, 2, (lua_KContext)s, scope_run_k);
+  int status = lua_pcallk(L, lua_gettop(L) - 3, LUA_MULTRET, 2, (lua_KContext)s, scope_run_k);
   return scope_run_k(L, status, (lua_KContext)s);
 }
 
@@ -144,7 +145,8 @@ static int spawn_service(lua_State *L) {
   return 1;
 }
 
-/* ---- handles of tasks ---------------------------------------------------------------------------- */
+/* ---- handles of tasks
+ * ---------------------------------------------------------------------------- */
 
 static int push_results(lua_State *L, struct task *t) {
   if (t->thread == NULL) return 0;
@@ -196,7 +198,8 @@ static int task_tostring(lua_State *L) {
   return 1;
 }
 
-/* ---- time ------------------------------------------------------------------------------------------ */
+/* ---- time
+ * ------------------------------------------------------------------------------------------ */
 
 static int sleep_k(lua_State *L, int status, lua_KContext ctx) {
   (void)L, (void)status, (void)ctx;
@@ -241,7 +244,8 @@ static int core_adopt(lua_State *L) {
   return lua_gettop(L);
 }
 
-/* ---- looking ----------------------------------------------------------------------------------------- */
+/* ---- looking
+ * ----------------------------------------------------------------------------------------- */
 
 static int core_tasks(lua_State *L) {
   dump_push_tasks(L, bind_service_scope());
@@ -291,20 +295,22 @@ static int push_error_traceback(lua_State *L) {
 
 int luaopen_sluice_core_task(lua_State *L) {
   static const luaL_Reg scope_methods[] = {
-      {"run", scope_run},         {"wait", scope_wait},     {"cancel", scope_cancel_},
-      {"finish", scope_finish_},  {"errors", scope_errors}, {"expired", scope_expired},
+      {"run", scope_run},           {"wait", scope_wait},           {"cancel", scope_cancel_},
+      {"finish", scope_finish_},    {"errors", scope_errors},       {"expired", scope_expired},
       {"failed", scope_has_failed}, {"cancelled", scope_cancelled}, {"spawn", scope_spawn},
-      {"__close", scope_finish_}, {"__gc", scope_finish_},  {NULL, NULL}};
+      {"__close", scope_finish_},   {"__gc", scope_finish_},        {NULL, NULL}};
   static const luaL_Reg task_methods[] = {{"join", task_join},
                                           {"cancel", task_cancel_},
                                           {"done", task_done},
                                           {"__tostring", task_tostring},
                                           {NULL, NULL}};
   static const luaL_Reg functions[] = {
-      {"scope", new_scope}, {"service", spawn_service},     {"sleep", core_sleep},
-      {"now", core_now},    {"left", core_left},            {"check", core_check},
-      {"adopt", core_adopt}, {"is_cancelled", core_is_cancelled}, {"tasks", core_tasks},
-      {"census", core_census}, {"stats", core_stats}, {"traceback_of", push_error_traceback},
+      {"scope", new_scope},  {"service", spawn_service},
+      {"sleep", core_sleep}, {"now", core_now},
+      {"left", core_left},   {"check", core_check},
+      {"adopt", core_adopt}, {"is_cancelled", core_is_cancelled},
+      {"tasks", core_tasks}, {"census", core_census},
+      {"stats", core_stats}, {"traceback_of", push_error_traceback},
       {NULL, NULL}};
   luaL_newmetatable(L, SCOPE_TYPE);
   luaL_setfuncs(L, scope_methods, 0);
