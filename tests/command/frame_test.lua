@@ -161,8 +161,9 @@ end)
 
 -- The harness -----------------------------------------------------------------------------------------
 
-local function harness(body)
-  return C.run({ LUA, T.write(T.tmpdir() .. "/x_test.lua", 'local T = require "harness"\n' .. body) },
+local function harness(body, before)
+  local text = (before or "") .. 'local T = require "harness"\n' .. body
+  return C.run({ LUA, T.write(T.tmpdir() .. "/x_test.lua", text) },
     { env = { LUA_PATH = ROOT .. "/tests/lua/?.lua;;", TEST_ONLY = false } })
 end
 
@@ -201,6 +202,36 @@ T.test("harness: shows where deep values differ", function(t)
   local other = {}
   other.me = other
   t.eq(T.differences(cycle, other), {})
+end)
+
+T.test("harness: the census sees what stays, and gives closing a few turns of the loop", function(t)
+  local r = harness([[
+    T.test("tidy", function(t) t.ok(true) end)
+    T.test("settles", function(t) left, turns = 2, 3 t.ok(true) end)
+    T.test("leaks", function(t) left, turns = 1, math.huge t.ok(true) end)
+    T.test("fewer is no leak", function(t) left, turns = 0, 0 t.ok(true) end)
+    T.done()]], [[
+    left, turns = 0, 0
+    package.preload["sluice.core.task"] = function()
+      return { census = function() return { handles = left, tasks = 1 } end }
+    end
+    package.preload.sluice = function()
+      return { task = { sleep = function()
+        turns = turns - 1
+        if turns == 0 then left = 0 end
+      end } }
+    end
+    ]])
+  t.eq(r.stdout, "ok 1 - tidy\nok 2 - settles\nnot ok 3 - leaks\n# left behind\n"
+    .. "# handles: 0 before the test, 1 after\nok 4 - fewer is no leak\n1..4\n"
+    .. r.stdout:match "# seed[^\n]*\n$")
+end)
+
+T.test("harness: a runtime without a census is a mistake, not a pass", function(t)
+  local r = harness('T.test("x", function(t) t.ok(true) end) T.done()',
+    'package.preload["sluice.core.task"] = function() return {} end ')
+  t.match(r.stderr, "has no census")
+  t.eq(r.code, 1)
 end)
 
 T.test("harness: its folders are gone even after an error", function(t)
