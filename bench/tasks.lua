@@ -1,0 +1,81 @@
+--- What scheduling costs: µs per operation, and KiB per sleeping task.
+-- Run by bench/run: sluice run bench/tasks.lua WHAT n=N [sleepers=N]
+--   spawn      task spawned and joined, the function empty
+--   semaphore  acquire and release, never waiting
+--   token      token:get() of a fresh token
+--   sleepers   KiB of resident memory per sleeping task
+--   wake       one task woken by its timer, while `sleepers` others sleep
+
+local sluice = require "sluice"
+local common = require "common"
+
+local task = sluice.task
+local LONG = 3600 -- seconds: longer than any run, ended by cancelling
+
+local what = ...
+local args = common.args({ n = 100000, sleepers = 0 }, select(2, ...))
+
+--- µs of CPU per call of step, after a tenth of them for warming up.
+local function cost(n, step)
+  for _ = 1, n // 10 do step() end
+  local cpu = os.clock()
+  for _ = 1, n do step() end
+  return (os.clock() - cpu) / n * 1e6
+end
+
+local measure = {}
+
+function measure.spawn()
+  local function empty() end
+  return task.group(function(group)
+    return cost(args.n, function() group:spawn(empty):join() end)
+  end)
+end
+
+function measure.semaphore()
+  local semaphore = task.semaphore(5)
+  return cost(args.n, function()
+    semaphore:acquire()
+    semaphore:release()
+  end)
+end
+
+function measure.token()
+  local token = sluice.token.source { name = "bench", fetch = function()
+    return "bench-token", { expires_in = 3600 }
+  end }
+  token:get()
+  return cost(args.n, function() token:get() end)
+end
+
+--- Calls f while n tasks sleep.
+local function among_sleepers(n, f)
+  local result
+  task.group(function(group)
+    local sleepers = {}
+    for i = 1, n do sleepers[i] = group:spawn(task.sleep, LONG + i % 97) end
+    task.sleep(0.05) -- long enough that each has started: they were spawned before this timer
+    result = f()
+    for i = 1, n do sleepers[i]:cancel() end
+  end)
+  return result
+end
+
+function measure.sleepers()
+  collectgarbage()
+  local before = common.kib "VmRSS"
+  return among_sleepers(args.n, function()
+    return (common.kib "VmRSS" - before) / args.n
+  end)
+end
+
+function measure.wake()
+  return among_sleepers(args.sleepers, function()
+    return cost(args.n, function() task.sleep(1e-6) end)
+  end)
+end
+
+if not measure[what] then error("bench: tasks.lua spawn|semaphore|token|sleepers|wake", 0) end
+local value = measure[what]()
+common.report(what, what == "sleepers" and { n = args.n, kib_per_unit = value }
+  or { n = args.n, sleepers = args.sleepers, cpu_us_per_unit = value })
