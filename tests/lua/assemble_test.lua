@@ -1,4 +1,5 @@
 -- Deltas in, events and a reply out: order, merging of tool calls, completeness.
+-- luacheck: no max line length (bodies stand as on the wire, cases on one line)
 local T = require "harness"
 local json = require "sluice.json"
 local assemble = require "sluice.assemble"

@@ -1,4 +1,5 @@
 -- What failed replies mean: bodies as providers send them -> kind, words, code, when to come back.
+-- luacheck: no max line length (bodies stand as on the wire, cases on one line)
 local T = require "harness"
 local json = require "sluice.json"
 local failure = require "sluice.provider.failure"

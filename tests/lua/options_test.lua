@@ -1,4 +1,5 @@
 -- Option tables: what is checked, in which words, and the nearest known name.
+-- luacheck: no max line length (bodies stand as on the wire, cases on one line)
 local T = require "harness"
 local nearest = require "sluice.nearest"
 local options = require "sluice.options"

@@ -114,12 +114,16 @@ function WRITERS.tool(state, m, path)
 end
 
 --- Thinking can go back only with the signature it came with; other vendors' reasoning has none.
+local function is_signed(b)
+  return type(b.signature) == "string" and b.signature ~= ""
+end
+
 local function add_thinking(list, thinking)
   if type(thinking) ~= "table" then return end
   for _, b in ipairs(thinking) do
     if type(b) == "table" then
       if present(b.data) then list[#list + 1] = { type = "redacted_thinking", data = b.data }
-      elseif present(b.signature) then
+      elseif is_signed(b) then
         list[#list + 1] = { type = "thinking", thinking = b.thinking or b.text or "", signature = b.signature }
       end
     end
@@ -142,7 +146,7 @@ function WRITERS.assistant(state, m, path)
       local where = ("%s.content[%d]"):format(path, i)
       local kind = part.type
       if kind == "tool_call" then list[#list + 1] = tool_use(call, part, where)
-      elseif kind ~= "thinking" or present(part.signature) then list[#list + 1] = block(call, part, where) end
+      elseif kind ~= "thinking" or is_signed(part) then list[#list + 1] = block(call, part, where) end
     end
   end
   for i, tool_call in ipairs(present(m.tool_calls) or {}) do
