@@ -2,8 +2,10 @@
 ** What the pure floor costs on the hot path, in ns of CPU per event: parsing server-sent events and
 ** pulling the text out of provider chunks. No network, no Lua. Prints one line per row.
 **
-**   cc -std=c11 -D_GNU_SOURCE -O2 -Iruntime bench/micro_base.c runtime/base/[a-z]*.c -o /tmp/micro_base
+**   cc -std=c11 -D_GNU_SOURCE -O2 -Iruntime bench/micro_base.c runtime/base/[a-z]*.c -o
+* /tmp/micro_base
 */
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,10 +16,13 @@
 #include "base/sse.h"
 
 #define EVENTS 2000 /* in one round: about what one full receive buffer after another brings */
+#ifndef ROUNDS
 #define ROUNDS 400
+#endif
 
 static const char openai_chunk[] =
-    "data: {\"id\":\"chatcmpl-9f8e7d6c5b4a39281706f5e4d3c2b1a0\",\"object\":\"chat.completion.chunk\","
+    "data: "
+    "{\"id\":\"chatcmpl-9f8e7d6c5b4a39281706f5e4d3c2b1a0\",\"object\":\"chat.completion.chunk\","
     "\"created\":1763654321,\"model\":\"deepseek-ai/DeepSeek-V3\",\"system_fingerprint\":"
     "\"fp_a1b2c3d4e5\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"%s\"},\"logprobs\":null,"
     "\"finish_reason\":null}],\"usage\":null}\n\n";
@@ -111,7 +116,14 @@ static void measure(const struct row *row) {
   free(stream);
 }
 
-int main(void) {
-  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) measure(&rows[i]);
+/* Without arguments all rows, else those whose name begins with one of them. */
+int main(int argc, char **argv) {
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    bool wanted = argc == 1;
+    for (int a = 1; a < argc; a++) {
+      if (strncmp(rows[i].name, argv[a], strlen(argv[a])) == 0) wanted = true;
+    }
+    if (wanted) measure(&rows[i]);
+  }
   return 0;
 }

@@ -1,8 +1,8 @@
 /*
 ** The fast path of streamed answers: is this event beyond doubt a plain piece of text, and which?
 ** Answers for the two protocols and looks at every byte of the event (invalid JSON is never plain).
-** Never builds a tree, never allocates unless the text has escapes. "No" is no verdict: it means the
-** caller must decode the event fully.
+** Never builds a tree, never allocates unless the text has escapes. "No" is no verdict: it means
+** the caller must decode the event fully.
 */
 #ifndef SLUICE_BASE_DELTA_H
 #define SLUICE_BASE_DELTA_H
@@ -15,7 +15,7 @@
 struct delta {
   const char *text; /* not empty, valid UTF-8; in `data`, or in `scratch` when it had escapes */
   size_t text_len;
-  const char *usage; /* the JSON text of a usage object in the same chunk; NULL when there is none */
+  const char *usage; /* the JSON text of a usage object in the same chunk, or NULL */
   size_t usage_len;
 };
 

@@ -7,15 +7,16 @@
 #include "base/limits.h"
 #include "base/utf8.h"
 
-#define ONES UINT64_C(0x0101010101010101)
-#define HIGHS UINT64_C(0x8080808080808080)
-
 static inline void skip_space(struct scan *s) {
-  while (s->p < s->end && (*s->p == ' ' || *s->p == '\n' || *s->p == '\r' || *s->p == '\t')) s->p++;
+  while (s->p < s->end && (unsigned char)*s->p <= ' ') {
+    if (*s->p != ' ' && *s->p != '\n' && *s->p != '\r' && *s->p != '\t') return;
+    s->p++;
+  }
 }
 
 void scan_init(struct scan *s, const char *text, size_t n) {
   s->p = n > 0 ? text : "";
+  s->start = s->p;
   s->end = s->p + n;
   s->depth = 0;
   skip_space(s);
@@ -28,31 +29,54 @@ bool scan_end(struct scan *s) {
 
 /* ---- strings --------------------------------------------------------------------------------- */
 
-/* High bit of each byte that is a quote, a backslash, a control character or not ASCII. The lowest
-** bit that is set is exact; those above it may be carried over, which is why only it is used. */
-static inline uint64_t special_bytes(uint64_t w) {
-  uint64_t quote = w ^ (ONES * '"'), slash = w ^ (ONES * '\\');
-  uint64_t hit = ((quote - ONES) & ~quote) | ((slash - ONES) & ~slash) | ((w - ONES * 0x20) & ~w) | w;
-  return hit & HIGHS;
-}
-
 static inline bool is_plain(unsigned char c) {
   return c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
 }
 
-static const char *skip_plain(const char *p, const char *end) {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-  while (end - p >= 8) {
-    uint64_t w;
-    memcpy(&w, p, sizeof w);
-    uint64_t hit = special_bytes(w);
-    if (hit != 0) return p + __builtin_ctzll(hit) / 8;
-    p += 8;
+#if defined(__SSE2__)
+
+/* To the first byte at or after p that is not plain, or the end. From `start` on may be read. */
+static inline const char *skip_plain(const char *p, const char *end, const char *start) {
+  while (end - p >= 16) {
+    unsigned hit = scan_special16(p);
+    if (hit != 0) return p + __builtin_ctz(hit);
+    p += 16;
   }
-#endif
+  if (end - start >= 16) { /* the last 16 bytes once more, without those already seen */
+    unsigned hit = scan_special16(end - 16) >> (16 - (end - p));
+    return hit != 0 ? p + __builtin_ctz(hit) : end;
+  }
   while (p < end && is_plain((unsigned char)*p)) p++;
   return p;
 }
+
+#else
+
+#define ONES UINT64_C(0x0101010101010101)
+#define HIGHS UINT64_C(0x8080808080808080)
+
+/* The high bit of each byte as above. The lowest bit that is set is exact; those above it may come
+** of a borrow. Hence "stop in these eight bytes", and the byte loop finds where. */
+static inline uint64_t special_bytes(uint64_t w) {
+  uint64_t quote = w ^ (ONES * '"'), slash = w ^ (ONES * '\\');
+  uint64_t hit =
+      ((quote - ONES) & ~quote) | ((slash - ONES) & ~slash) | ((w - ONES * 0x20) & ~w) | w;
+  return hit & HIGHS;
+}
+
+static inline const char *skip_plain(const char *p, const char *end, const char *start) {
+  (void)start;
+  while (end - p >= 8) {
+    uint64_t w;
+    memcpy(&w, p, sizeof w);
+    if (special_bytes(w) != 0) break;
+    p += 8;
+  }
+  while (p < end && is_plain((unsigned char)*p)) p++;
+  return p;
+}
+
+#endif
 
 static int hex_digit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -92,13 +116,13 @@ static size_t escape_length(const char *p, const char *end) {
   }
 }
 
-bool scan_string(struct scan *s, struct scan_text *out) {
+bool scan_string_any(struct scan *s, struct scan_text *out) {
   const char *p = s->p, *end = s->end;
   if (p == end || *p != '"') return false;
   out->p = ++p;
   out->escaped = false;
   for (;;) {
-    p = skip_plain(p, end);
+    p = skip_plain(p, end, s->start);
     if (p == end) return false;
     size_t n;
     if (*p == '"') {
@@ -252,10 +276,6 @@ static bool literal(struct scan *s, const char *word, size_t n) {
   return true;
 }
 
-bool scan_null(struct scan *s) {
-  return literal(s, "null", 4);
-}
-
 /* ---- structure ------------------------------------------------------------------------------- */
 
 bool scan_open(struct scan *s, char bracket) {
@@ -287,10 +307,10 @@ int scan_item(struct scan *s, bool *first) {
   return next_member(s, first, ']');
 }
 
-int scan_key(struct scan *s, bool *first, struct scan_text *key) {
+int scan_key_any(struct scan *s, bool *first, struct scan_text *key) {
   int more = next_member(s, first, '}');
   if (more <= 0) return more;
-  if (!scan_string(s, key)) return -1;
+  if (!scan_string_any(s, key)) return -1;
   skip_space(s);
   if (scan_peek(s) != ':') return -1;
   s->p++;
@@ -299,24 +319,24 @@ int scan_key(struct scan *s, bool *first, struct scan_text *key) {
 }
 
 /* Recursion is bounded by scan_open. */
-static bool skip_value(struct scan *s) {
-  struct scan_text text;
+bool scan_skip_any(struct scan *s) {
+  struct scan_text key;
   bool first = true, integer;
   const char *end;
   int more;
   switch (scan_peek(s)) {
   case '"':
-    return scan_string(s, &text);
+    return scan_string(s, &key);
   case '{':
     if (!scan_open(s, '{')) return false;
-    while ((more = scan_key(s, &first, &text)) > 0) {
-      if (!skip_value(s)) return false;
+    while ((more = scan_key(s, &first, &key)) > 0) {
+      if (!scan_skip_any(s)) return false;
     }
     return more == 0;
   case '[':
     if (!scan_open(s, '[')) return false;
     while ((more = scan_item(s, &first)) > 0) {
-      if (!skip_value(s)) return false;
+      if (!scan_skip_any(s)) return false;
     }
     return more == 0;
   case 't':
@@ -324,22 +344,11 @@ static bool skip_value(struct scan *s) {
   case 'f':
     return literal(s, "false", 5);
   case 'n':
-    return literal(s, "null", 4);
+    return scan_null(s);
   default:
     end = number_end(s, &integer);
     if (end == NULL) return false;
     s->p = end;
     return true;
   }
-}
-
-bool scan_skip(struct scan *s, struct scan_text *raw) {
-  const char *start = s->p;
-  if (!skip_value(s)) return false;
-  if (raw != NULL) {
-    raw->p = start;
-    raw->len = (size_t)(s->p - start);
-    raw->escaped = false;
-  }
-  return true;
 }

@@ -1,7 +1,7 @@
 /*
-** A strict JSON scanner (RFC 8259, strings in valid UTF-8): a cursor that walks one text, checks all
-** of it on the way and hands out slices. Never allocates (but for scan_unescape into the caller's
-** buffer), builds no tree, never goes deeper than JSON_DEPTH_MAX.
+** A strict JSON scanner (RFC 8259, strings in valid UTF-8): a cursor that walks one text, checks
+** all of it on the way and hands out slices. Never allocates (but for scan_unescape into the
+** caller's buffer), builds no tree, never goes deeper than JSON_DEPTH_MAX.
 **
 ** After any function has returned failure the cursor is useless: the text is not what it claims.
 **
@@ -25,10 +25,14 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include "base/buf.h"
 
 struct scan {
-  const char *p, *end;
+  const char *p, *end, *start;
   int depth;
 };
 
@@ -50,21 +54,22 @@ static inline char scan_peek(const struct scan *s) {
 bool scan_open(struct scan *s, char bracket);
 
 /*
-** The next member of the object entered last: 1, `*key` is set and the cursor is at its value, which
-** must be consumed before the next call; 0 the object has ended; -1 malformed. `*first` starts true.
+** The next member of the object entered last: 1, `*key` is set and the cursor is at its value,
+** which must be consumed before the next call; 0 the object has ended; -1 malformed. `*first`
+** starts true.
 */
-int scan_key(struct scan *s, bool *first, struct scan_text *key);
+static inline int scan_key(struct scan *s, bool *first, struct scan_text *key);
 
 /* The same for an array: 1 the cursor is at an element. */
 int scan_item(struct scan *s, bool *first);
 
 /* Consume one value of the named type; false when it is malformed or of another type. */
-bool scan_string(struct scan *s, struct scan_text *out);
-bool scan_null(struct scan *s);
-bool scan_int(struct scan *s, int64_t *out); /* an integer literal in range: no fraction, no exponent */
+static inline bool scan_string(struct scan *s, struct scan_text *out);
+static inline bool scan_null(struct scan *s);
+bool scan_int(struct scan *s, int64_t *out); /* in range, without fraction and exponent */
 
 /* Consume one value of any type; `raw`, unless NULL, is its text. */
-bool scan_skip(struct scan *s, struct scan_text *raw);
+static inline bool scan_skip(struct scan *s, struct scan_text *raw);
 
 /* True when nothing but white space is left. */
 bool scan_end(struct scan *s);
@@ -79,6 +84,106 @@ enum scan_status scan_unescape(const struct scan_text *t, struct buf *out);
 
 static inline bool scan_is_bytes(const struct scan_text *t, const char *bytes, size_t n) {
   return t->len == n && !t->escaped && memcmp(t->p, bytes, n) == 0;
+}
+
+/* ---- the hot part, inline ----------------------------------------------------------------------
+** One test of the room left, then compact JSON goes straight through; white space, long strings,
+** escapes and the last bytes of the text take the general functions in scan.c. */
+
+bool scan_string_any(struct scan *s, struct scan_text *out);
+int scan_key_any(struct scan *s, bool *first, struct scan_text *key);
+bool scan_skip_any(struct scan *s);
+
+#if defined(__SSE2__)
+/* One bit for each of 16 bytes that is a quote, a backslash, a control character or not ASCII
+** (which is negative here, and so below a space too). */
+static inline unsigned scan_special16(const char *p) {
+  __m128i w = _mm_loadu_si128((const __m128i *)(const void *)p);
+  __m128i quote = _mm_cmpeq_epi8(w, _mm_set1_epi8('"'));
+  __m128i slash = _mm_cmpeq_epi8(w, _mm_set1_epi8('\\'));
+  __m128i other = _mm_cmplt_epi8(w, _mm_set1_epi8(0x20));
+  return (unsigned)_mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quote, slash), other));
+}
+
+/* Length of the plain string of up to 15 bytes that begins at `p`, 16 when it is none. */
+static inline size_t scan_short(const char *p) {
+  size_t n = (size_t)__builtin_ctz(scan_special16(p) | 1u << 16);
+  return n < 16 && p[n] == '"' ? n : 16;
+}
+#endif
+
+static inline bool scan_string(struct scan *s, struct scan_text *out) {
+#if defined(__SSE2__)
+  const char *p = s->p;
+  if (s->end - p > 16 && *p == '"') {
+    size_t n = scan_short(++p);
+    if (n < 16) {
+      out->p = p;
+      out->len = n;
+      out->escaped = false;
+      s->p = p + n + 1;
+      return true;
+    }
+  }
+#endif
+  return scan_string_any(s, out);
+}
+
+static inline bool scan_null(struct scan *s) {
+  if (s->end - s->p < 4 || memcmp(s->p, "null", 4) != 0) return false;
+  s->p += 4;
+  return true;
+}
+
+static inline bool scan_skip(struct scan *s, struct scan_text *raw) {
+  struct scan_text text;
+  const char *start = s->p;
+  bool ok;
+  switch (scan_peek(s)) {
+  case '"':
+    ok = scan_string(s, &text);
+    break;
+  case 'n':
+    ok = scan_null(s);
+    break;
+  default:
+    ok = scan_skip_any(s);
+  }
+  if (raw != NULL) {
+    raw->p = start;
+    raw->len = (size_t)(s->p - start);
+    raw->escaped = false;
+  }
+  return ok;
+}
+
+static inline int scan_key(struct scan *s, bool *first, struct scan_text *key) {
+#if defined(__SSE2__)
+  const char *p = s->p;
+  if (s->end - p > 20) {
+    if (*p == ',' && !*first) {
+      p++;
+    } else if (*p == '}') {
+      s->p = p + 1;
+      s->depth--;
+      return 0;
+    } else if (!*first) {
+      return scan_key_any(s, first, key);
+    }
+    if (*p == '"') {
+      size_t n = scan_short(++p);
+      if (n < 16 && p[n + 1] == ':' && (unsigned char)p[n + 2] > ' ') {
+        key->p = p;
+        key->len = n;
+        key->escaped = false;
+        s->p = p + n + 2;
+        *first = false;
+        return 1;
+      }
+    }
+  }
+#endif
+  return scan_key_any(s, first, key);
 }
 
 #endif

@@ -5,6 +5,9 @@
 #include "base/sse.h"
 
 #include <string.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 #include "base/limits.h"
 #include "base/utf8.h"
@@ -44,15 +47,14 @@ static void rebase(struct sse *s) {
   size_t gone = s->start;
   s->start = 0;
   s->line -= gone;
-  s->scan = s->scan > gone ? s->scan - gone : 0; /* these two may trail behind `line` */
-  s->lf = s->lf > gone ? s->lf - gone : 0;
+  s->scan -= gone;
   if (s->has_data) s->data_at -= gone;
   if (s->name_len > 0 && !s->name_copied) s->name_at -= gone;
 }
 
 /*
-** Out of complete events. Give memory back that one burst needed and the next, small piece does not:
-** thousands of streams are parked here at a time.
+** Out of complete events. Give memory back that one burst needed and the next, small piece does
+** not: thousands of streams are parked here at a time.
 */
 static void settle(struct sse *s) {
   buf_clear(&s->text, SSE_IDLE_KEEP);
@@ -100,7 +102,7 @@ static bool line_begins(struct sse *s) {
     s->skip_lf = false;
     if (s->in.data[s->line] == '\n') {
       if (s->start == s->line) s->start++;
-      s->line++;
+      s->scan = ++s->line;
     }
   }
   if (!s->bom_done) {
@@ -108,32 +110,59 @@ static bool line_begins(struct sse *s) {
     bool same = n > 0 && memcmp(s->in.data, "\xEF\xBB\xBF", n) == 0;
     if (n == 0 || (same && n < 3)) return false;
     s->bom_done = true;
-    if (same) s->start = s->line = 3;
+    if (same) s->start = s->line = s->scan = 3;
   }
-  if (s->scan < s->line) s->scan = s->line;
-  if (s->lf < s->line) s->lf = s->line;
   return true;
 }
 
-/* Where the line in progress ends. Each byte is looked at once per kind of line end. */
-static bool find_end(struct sse *s, size_t *end) {
-  const char *d = s->in.data;
-  size_t len = s->in.len;
-  if (s->lf < len && d[s->lf] != '\n') {
-    const char *p = memchr(d + s->lf, '\n', len - s->lf);
-    s->lf = p != NULL ? (size_t)(p - d) : len;
-  }
-  if (s->scan < s->lf) {
-    const char *p = memchr(d + s->scan, '\r', s->lf - s->scan);
-    if (p != NULL) {
-      *end = (size_t)(p - d);
-      return true;
-    }
-    s->scan = s->lf;
-  }
-  *end = s->lf;
-  return s->lf < len;
+static inline bool is_line_end(char c) {
+  return c == '\n' || c == '\r';
 }
+
+/*
+** The first line end in p[i..n), or n. `*high` becomes true when a byte before it is not ASCII.
+** One pass finds both, instead of one for LF, one for CR, one for UTF-8.
+*/
+#if defined(__SSE2__)
+
+static size_t find_end(const char *p, size_t i, size_t n, bool *high) {
+  const __m128i lf = _mm_set1_epi8('\n'), cr = _mm_set1_epi8('\r');
+  unsigned seen = 0;
+  for (; n - i >= 16; i += 16) {
+    __m128i w = _mm_loadu_si128((const __m128i *)(const void *)(p + i));
+    __m128i ends = _mm_or_si128(_mm_cmpeq_epi8(w, lf), _mm_cmpeq_epi8(w, cr));
+    unsigned hit = (unsigned)_mm_movemask_epi8(ends), tops = (unsigned)_mm_movemask_epi8(w);
+    if (hit != 0) {
+      unsigned at = (unsigned)__builtin_ctz(hit);
+      if ((seen | (tops & ((1u << at) - 1))) != 0) *high = true;
+      return i + at;
+    }
+    seen |= tops;
+  }
+  for (; i < n && !is_line_end(p[i]); i++) seen |= (unsigned char)p[i] & 0x80u;
+  if (seen != 0) *high = true;
+  return i;
+}
+
+#else
+
+static size_t find_end(const char *p, size_t i, size_t n, bool *high) {
+  const uint64_t ones = UINT64_C(0x0101010101010101), tops = ones << 7;
+  uint64_t seen = 0;
+  for (; n - i >= 8; i += 8) {
+    uint64_t w, lf, cr;
+    memcpy(&w, p + i, sizeof w);
+    lf = w ^ (ones * '\n');
+    cr = w ^ (ones * '\r');
+    if (((((lf - ones) & ~lf) | ((cr - ones) & ~cr)) & tops) != 0) break;
+    seen |= w & tops;
+  }
+  for (; i < n && !is_line_end(p[i]); i++) seen |= (unsigned char)p[i] & 0x80u;
+  if (seen != 0) *high = true;
+  return i;
+}
+
+#endif
 
 static void next_line(struct sse *s, size_t end) {
   s->line = end + 1;
@@ -144,6 +173,8 @@ static void next_line(struct sse *s, size_t end) {
       s->line++;
     }
   }
+  s->scan = s->line;
+  s->line_high = false;
   if (!s->began) s->start = s->line; /* comments between events are no part of one */
 }
 
@@ -172,6 +203,7 @@ static void take_data(struct sse *s, size_t at, size_t n) {
   s->began = true;
   if (!s->has_data) {
     s->has_data = true;
+    s->data_high = s->line_high;
     s->data_at = at;
     s->data_len = n;
     return;
@@ -179,6 +211,7 @@ static void take_data(struct sse *s, size_t at, size_t n) {
   /* The former value is followed by a line end and this line's "data", so there is room. */
   char *end = s->in.data + s->data_at + s->data_len;
   *end = '\n';
+  s->data_high |= s->line_high;
   memmove(end + 1, s->in.data + at, n);
   s->data_len += n + 1;
 }
@@ -227,7 +260,7 @@ static bool take_line(struct sse *s, size_t at, size_t end) {
 
 static int fail(struct sse *s, int result) {
   buf_free(&s->in);
-  s->start = s->line = s->scan = s->lf = 0;
+  s->start = s->line = s->scan = 0;
   s->failed = result;
   return result;
 }
@@ -238,7 +271,7 @@ static int dispatch(struct sse *s, struct sse_event *out) {
   if (fire) {
     out->data = s->in.data + s->data_at;
     out->data_len = s->data_len;
-    if (utf8_valid_prefix(out->data, out->data_len) != out->data_len) {
+    if (s->data_high && utf8_valid_prefix(out->data, out->data_len) != out->data_len) {
       if (!store(&s->text, out->data, out->data_len)) return -2;
       out->data = s->text.data;
       out->data_len = s->text.len;
@@ -255,8 +288,9 @@ static int dispatch(struct sse *s, struct sse_event *out) {
 
 int sse_next(struct sse *s, struct sse_event *out) {
   if (s->failed != 0) return s->failed;
-  size_t end;
-  while (line_begins(s) && find_end(s, &end)) {
+  while (line_begins(s)) {
+    size_t end = s->scan = find_end(s->in.data, s->scan, s->in.len, &s->line_high);
+    if (end == s->in.len) break;
     if (end == s->line) {
       int result = dispatch(s, out);
       next_line(s, end);
@@ -281,7 +315,8 @@ int sse_finish(struct sse *s, struct sse_event *out) {
   int result = sse_next(s, out);
   if (result != 0) return result;
   if (s->line < s->in.len && !take_line(s, s->line, s->in.len)) return fail(s, -2);
+  s->line_high = false;
   result = dispatch(s, out);
-  s->start = s->line = s->scan = s->lf = s->in.len;
+  s->start = s->line = s->scan = s->in.len;
   return result < 0 ? fail(s, result) : result;
 }

@@ -32,8 +32,7 @@ struct sse {
   size_t event_max;         /* bytes: all lines of one event */
   size_t start;             /* first byte of the event in progress */
   size_t line;              /* first byte of the line in progress */
-  size_t scan;              /* no CR in [line, scan) */
-  size_t lf;                /* no LF in [line, lf) */
+  size_t scan;              /* no line end in [line, scan) */
   size_t data_at, data_len; /* joined data so far, in `in` */
   size_t name_at, name_len; /* event name in `in`, or all of `name` */
   int64_t retry_ms;
@@ -41,6 +40,7 @@ struct sse {
   int lost;   /* sse_feed could not keep some bytes: fail so after what is complete */
   bool began; /* the event in progress has an `event` or `data` line */
   bool has_data, name_copied, bom_done, skip_lf;
+  bool line_high, data_high; /* the line so far, the data so far: has bytes that are not ASCII */
 };
 
 void sse_init(struct sse *s, size_t event_max);

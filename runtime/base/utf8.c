@@ -63,6 +63,7 @@ static size_t skip_ascii(const char *s, size_t i, size_t n) {
     i += 32;
   }
   while (n - i >= 8 && (load8(s + i) & HIGH_BITS) == 0) i += 8;
+  if (n - i < 8 && n >= 8 && (load8(s + n - 8) & HIGH_BITS) == 0) return n;
   while (i < n && (unsigned char)s[i] < 0x80) i++;
   return i;
 }
