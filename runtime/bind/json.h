@@ -20,7 +20,7 @@ enum {
 
 /* In strings on their way through lua-cjson this byte opens a stand-in for something else. UTF-8
 ** has no such byte, and both directions check all UTF-8, so no string from outside can be one. */
-#define JSON_STANDIN '\xff'
+#define JSON_STANDIN 0xff
 
 int json_decode(lua_State *L);
 int json_encode(lua_State *L);

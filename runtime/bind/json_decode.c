@@ -51,11 +51,11 @@ static int raise(const struct decoding *d, size_t offset, const char *what) {
     }
   }
   n = left < EXCERPT_MAX ? left : EXCERPT_MAX;
-  memcpy(shown, d->text + offset, n);
-  n = utf8_valid_prefix(shown, n);
+  n = utf8_valid_prefix(d->text + offset, n);
   if (n < left) more = "…";
   for (size_t i = 0; i < n; i++) {
-    if ((unsigned char)shown[i] < ' ' || shown[i] == '\x7f') shown[i] = ' ';
+    char c = d->text[offset + i];
+    shown[i] = (unsigned char)c < ' ' || c == '\x7f' ? ' ' : c;
   }
   shown[n] = '\0';
   luaL_where(L, 1);
@@ -175,7 +175,7 @@ static void add_standin(struct decoding *d, luaL_Buffer *out, const struct json_
   }
   d->standins = true;
   luaL_addchar(out, '"');
-  luaL_addchar(out, JSON_STANDIN);
+  luaL_addchar(out, (char)JSON_STANDIN);
   if (s->kind != JSON_PIECE_EMPTY_ARRAY) {
     if (s->kind == JSON_PIECE_HUGE_NUMBER) check_range(d, from, to);
     luaL_addlstring(out, from, (size_t)(to - from));
@@ -240,7 +240,7 @@ static bool settle_number(lua_State *L) {
 /* String on top: put what it stands for in its place. */
 static bool settle_string(lua_State *L) {
   const char *s = lua_tostring(L, -1);
-  if (s[0] != JSON_STANDIN) return false;
+  if ((unsigned char)s[0] != JSON_STANDIN) return false;
   if (s[1] == '\0') {
     lua_newtable(L);
     lua_pushvalue(L, lua_upvalueindex(JSON_UP_ARRAY));

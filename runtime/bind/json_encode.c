@@ -190,7 +190,7 @@ static void grow(struct encoding *e, size_t n) {
 
 /* Put a stand-in for `literal` where the value on top is. */
 static bool stand_in(struct encoding *e, const char *literal) {
-  char text[LITERAL_MAX + 2] = {JSON_STANDIN};
+  char text[LITERAL_MAX + 2] = {(char)JSON_STANDIN};
   size_t n = strlen(literal);
   memcpy(text + 1, literal, n);
   lua_pushlstring(e->L, text, n + 1);
