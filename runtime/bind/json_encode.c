@@ -417,7 +417,7 @@ static bool table_is_plain(lua_State *L, int depth, size_t *room) {
   const lua_Unsigned n = lua_rawlen(L, table);
   lua_Unsigned count = 0;
   if (depth == 0 || !lua_checkstack(L, 8)) return false;
-  if (n == 0 && lua_getmetatable(L, table)) return false; /* may be marked */
+  if (n == 0 && json_is_marked(L, table)) return false;
   lua_pushnil(L);
   while (lua_next(L, table) != 0) {
     if (n == 0) {
