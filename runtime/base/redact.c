@@ -1,0 +1,382 @@
+/*
+** Taking credentials out of text; see redact.h. One pass over the text: at the start of each word
+** the rules are tried in turn, and a rule that fits copies what may stay and skips what may not.
+** Reading order: redact_text, at_word, at_name, quoted_end; then the header lines.
+*/
+#include "base/redact.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <strings.h>
+
+/* The text, and how much of it has been dealt with: [0, done) is in `out`, redacted. */
+struct pass {
+  const char *s;
+  size_t n, done;
+  struct buf *out;
+  enum buf_status status;
+};
+
+static void keep_until(struct pass *p, size_t end) {
+  if (p->status == BUF_OK) p->status = buf_append(p->out, p->s + p->done, end - p->done);
+  p->done = end;
+}
+
+static void drop_until(struct pass *p, size_t end) {
+  if (p->status == BUF_OK) p->status = buf_append_str(p->out, REDACTED);
+  p->done = end;
+}
+
+/* ---- characters ------------------------------------------------------------------------------ */
+
+static bool is_alnum(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+}
+
+static bool is_name_char(char c) {
+  return is_alnum(c) || c == '_' || c == '-' || c == '.';
+}
+
+static bool is_space(char c) {
+  return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+static bool is_quote(char c) {
+  return c == '"' || c == '\'';
+}
+
+/* What no unquoted secret contains. Everything else might belong to it. */
+static bool ends_value(char c) {
+  return (unsigned char)c <= ' ' || c == '"' || c == '\'' || c == '`' || c == '<' || c == '>' ||
+         c == '&' || c == 0x7F;
+}
+
+static size_t value_end(const struct pass *p, size_t i) {
+  while (i < p->n && !ends_value(p->s[i])) i++;
+  return i;
+}
+
+static size_t line_end(const struct pass *p, size_t i) {
+  while (i < p->n && p->s[i] != '\n' && p->s[i] != '\r') i++;
+  return i;
+}
+
+static bool begins(const struct pass *p, size_t i, const char *word) {
+  size_t len = strlen(word);
+  return p->n - i >= len && memcmp(p->s + i, word, len) == 0;
+}
+
+/* ---- names ----------------------------------------------------------------------------------- */
+
+static bool same_name(const char *s, size_t n, const char *name) {
+  if (strlen(name) != n) return false;
+  for (size_t i = 0; i < n; i++) {
+    char c = s[i] == '-' || s[i] == '.' ? '_' : s[i];
+    if (c >= 'A' && c <= 'Z') c = (char)(c - 'A' + 'a');
+    if (c != name[i]) return false;
+  }
+  return true;
+}
+
+static bool listed(const char *s, size_t n, const char *const *names) {
+  for (; *names != NULL; names++) {
+    if (same_name(s, n, *names)) return true;
+  }
+  return false;
+}
+
+/* Whose value is a credential in `name=value` and in `"name": "value"`. */
+static bool is_secret_name(const char *s, size_t n) {
+  static const char *const names[] = {"key",        "sig",           "signature",  "passphrase",
+                                      "secretkey",  "accesskey",     "privatekey", "passwd",
+                                      "credential", "authorization", NULL};
+  static const char *const tails[] = {"token", "secret", "password", "apikey", NULL};
+  size_t start = n; /* of the last part: api_key, x-amz-signature, client.secret */
+  while (start > 0 && is_alnum(s[start - 1])) start--;
+  if (listed(s + start, n - start, names)) return true;
+  for (size_t i = 0; tails[i] != NULL; i++) { /* accessToken, dbpassword */
+    size_t len = strlen(tails[i]);
+    if (n - start >= len && same_name(s + n - len, len, tails[i])) return true;
+  }
+  return false;
+}
+
+/* Whose value is one even in `name: value` without quotes, because prose is not like that. */
+static bool is_header_name(const char *s, size_t n) {
+  static const char *const names[] = {
+      "authorization", "proxy_authorization", "x_api_key",     "api_key",        "apikey",
+      "cookie",        "set_cookie",          "x_vault_token", "x_auth_token",   "access_token",
+      "refresh_token", "client_secret",       "password",      "x_goog_api_key", NULL};
+  return listed(s, n, names);
+}
+
+/* ---- values ---------------------------------------------------------------------------------- */
+
+/* Past the backslashes and the quote at i, and what they are; i itself when there is no quote. */
+static size_t open_quote(const struct pass *p, size_t i, size_t *slashes, char *quote) {
+  size_t at = i;
+  while (at < p->n && p->s[at] == '\\') at++;
+  if (at == p->n || !is_quote(p->s[at])) return i;
+  *slashes = at - i;
+  *quote = p->s[at];
+  return at + 1;
+}
+
+/*
+** Where the string that was opened so ends. In JSON within JSON the closing quote has as many
+** backslashes as the opening one; a quote of the content has more. Unclosed: the rest of the text.
+*/
+static size_t quoted_end(const struct pass *p, size_t i, size_t slashes, char quote) {
+  size_t run = 0;
+  for (; i < p->n; i++) {
+    char c = p->s[i];
+    if (c == '\\') {
+      run++;
+      continue;
+    }
+    if (c == quote && (run <= slashes ? slashes > 0 || run == 0 : slashes == 0 && run % 2 == 0)) {
+      return i - (slashes > 0 ? run : 0);
+    }
+    run = 0;
+  }
+  return p->n;
+}
+
+/* A scheme before a credential ("Bearer x") stays; only what follows it goes. */
+static size_t skip_scheme(const struct pass *p, size_t i) {
+  static const char *const schemes[] = {"bearer", "basic", "token", NULL};
+  size_t end = i;
+  while (end < p->n && is_alnum(p->s[end])) end++;
+  if (!listed(p->s + i, end - i, schemes)) return i;
+  size_t value = end;
+  while (value < p->n && (p->s[value] == ' ' || p->s[value] == '\t')) value++;
+  return value > end && value < p->n && !ends_value(p->s[value]) ? value : i;
+}
+
+/* ---- rules ----------------------------------------------------------------------------------- */
+
+/* The value at i, quoted or not, goes. False when there is none. */
+static bool drop_value(struct pass *p, size_t i, bool to_line_end) {
+  size_t slashes, end;
+  char quote;
+  size_t inside = open_quote(p, i, &slashes, &quote);
+  if (inside > i) {
+    end = quoted_end(p, inside, slashes, quote);
+  } else if (to_line_end) {
+    end = line_end(p, i);
+  } else {
+    inside = skip_scheme(p, i);
+    end = value_end(p, inside);
+  }
+  if (end == inside) return false;
+  keep_until(p, inside);
+  drop_until(p, end);
+  return true;
+}
+
+static size_t skip_blanks(const struct pass *p, size_t i, bool lines) {
+  while (i < p->n && (p->s[i] == ' ' || p->s[i] == '\t' || (lines && is_space(p->s[i])))) i++;
+  return i;
+}
+
+/* `name%3Dvalue`, a URL within a URL: the value ends where the inner one says. */
+static bool drop_encoded(struct pass *p, size_t i) {
+  size_t end = i;
+  while (end < p->n && !ends_value(p->s[end]) && !begins(p, end, "%26")) end++;
+  if (end == i) return false;
+  keep_until(p, i);
+  drop_until(p, end);
+  return true;
+}
+
+/* The value of a quoted name: a string, or a number. Not null, true, {…}. */
+static bool drop_json(struct pass *p, size_t i) {
+  size_t slashes;
+  char quote, c = i < p->n ? p->s[i] : '\0';
+  bool number = c == '-' || (c >= '0' && c <= '9');
+  if (number || open_quote(p, i, &slashes, &quote) > i) return drop_value(p, i, false);
+  return false;
+}
+
+/* `name=value`, `"name": "value"`, `["name"] = "value"`, `name: value`; the name is [i, end). */
+static bool at_name(struct pass *p, size_t i, size_t end) {
+  bool secret = is_secret_name(p->s + i, end - i), header = is_header_name(p->s + i, end - i);
+  if (!secret && !header) return false;
+  size_t slashes;
+  char quote;
+  size_t at = open_quote(p, end, &slashes, &quote);
+  bool quoted = at > end;
+  if (!quoted && (begins(p, at, "%3D") || begins(p, at, "%3d"))) return drop_encoded(p, at + 3);
+  if (quoted && at < p->n && p->s[at] == ']') at++;
+  at = skip_blanks(p, at, quoted);
+  if (at == p->n) return false;
+  if (p->s[at] == '=') {
+    at += begins(p, at, "==") ? 2 : 1;
+    return drop_value(p, skip_blanks(p, at, false), false);
+  }
+  if (p->s[at] != ':') return false;
+  at = skip_blanks(p, at + 1, quoted);
+  return quoted ? drop_json(p, at) : header && drop_value(p, at, true);
+}
+
+/* Bearer and Basic, unless prose goes on behind them. */
+static bool at_scheme(struct pass *p, size_t i) {
+  static const char *const prose[] = {"token",         "tokens", "auth",   "authentication",
+                                      "authorization", "realm",  "scheme", "credentials",
+                                      "header",        "error",  "scope",  NULL};
+  size_t word = strncasecmp(p->s + i, "bearer", p->n - i < 6 ? p->n - i : 6) == 0 ? 6 : 5;
+  if (p->n - i <= word) return false;
+  if (word == 5 && strncasecmp(p->s + i, "basic", 5) != 0) return false;
+  size_t value = i + word;
+  if (begins(p, value, "%20")) value += 3;
+  while (value < p->n && (p->s[value] == ' ' || p->s[value] == '\t' || p->s[value] == '+')) value++;
+  size_t end = value_end(p, value);
+  if (value == i + word || end == value) return false;
+  size_t last = end;
+  while (last > value && !is_alnum(p->s[last - 1])) last--;
+  size_t first = value;
+  while (first < last && is_alnum(p->s[first])) first++;
+  if (listed(p->s + value, last - value, prose)) return false;
+  /* realm="…", error=…: the parameters of a challenge */
+  if (first < end && p->s[first] == '=' && listed(p->s + value, first - value, prose)) return false;
+  keep_until(p, value);
+  drop_until(p, end);
+  return true;
+}
+
+/* Keys that show what they are. */
+static bool at_known_key(struct pass *p, size_t i) {
+  static const struct {
+    const char *prefix;
+    size_t least; /* characters behind the prefix that make it a key */
+  } kinds[] = {{"sk-", 6},   {"sk_", 16},  {"hvs.", 16},        {"hvb.", 16},  {"AIza", 20},
+               {"ghp_", 16}, {"gho_", 16}, {"github_pat_", 16}, {"xoxb-", 10}, {"eyJ", 24}};
+  for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+    if (!begins(p, i, kinds[k].prefix)) continue;
+    size_t start = i + strlen(kinds[k].prefix), end = start;
+    bool digit = false;
+    for (; end < p->n && (is_name_char(p->s[end]) || p->s[end] == '*'); end++) {
+      digit = digit || (p->s[end] >= '0' && p->s[end] <= '9');
+    }
+    while (end > start && p->s[end - 1] == '.') end--; /* the end of a sentence */
+    bool sure = end - start >= kinds[k].least;
+    if (!sure && !(k == 0 && digit)) continue;
+    keep_until(p, start);
+    drop_until(p, end);
+    return true;
+  }
+  return false;
+}
+
+/* "://" at i, or as some write it in JSON: what stands before the last @ of the authority. */
+static bool at_authority(struct pass *p, size_t i) {
+  size_t start = begins(p, i, "://") ? i + 3 : begins(p, i, ":\\/\\/") ? i + 5 : 0, at = 0;
+  if (start == 0) return false;
+  for (size_t j = start; j < p->n; j++) {
+    char c = p->s[j];
+    if (c == '/' || c == '?' || c == '#' || c == '\\' || (ends_value(c) && c != '&')) break;
+    if (c == '@') at = j;
+  }
+  if (at <= start) return false;
+  keep_until(p, start);
+  drop_until(p, at);
+  return true;
+}
+
+/* Length of a percent escape at i, which is never part of a name. */
+static size_t percent(const struct pass *p, size_t i) {
+  static const char hex[] = "0123456789abcdefABCDEF";
+  if (p->n - i < 3 || p->s[i] != '%') return 0;
+  return memchr(hex, p->s[i + 1], 22) != NULL && memchr(hex, p->s[i + 2], 22) != NULL ? 3 : 0;
+}
+
+/* Everything that can begin at the word at i. True: p->done has moved past it. */
+static bool at_word(struct pass *p, size_t i, bool name_start, size_t name_end) {
+  char c = p->s[i];
+  if (at_known_key(p, i)) return true;
+  if ((c == 'b' || c == 'B') && at_scheme(p, i)) return true;
+  return name_start && at_name(p, i, name_end);
+}
+
+enum buf_status redact_text(const char *s, size_t n, struct buf *out) {
+  struct pass p = {.s = s, .n = n, .done = 0, .out = out, .status = BUF_OK};
+  size_t before = out->len, i = 0;
+  while (i < n) {
+    size_t skip = percent(&p, i);
+    if (s[i] == ':' && at_authority(&p, i)) {
+      i = p.done;
+      continue;
+    }
+    if (skip > 0 || !is_name_char(s[i])) {
+      i += skip > 0 ? skip : 1;
+      continue;
+    }
+    size_t end = i;
+    while (end < n && is_name_char(s[end])) end++;
+    size_t word = i;
+    bool found = false;
+    while (!found && word < end) {
+      found = at_word(&p, word, word == i, end);
+      while (word < end && is_alnum(s[word])) word++;
+      while (word < end && !is_alnum(s[word])) word++;
+    }
+    i = found ? p.done : end;
+  }
+  keep_until(&p, n);
+  if (p.status != BUF_OK) out->len = before;
+  return p.status;
+}
+
+/* ---- headers --------------------------------------------------------------------------------- */
+
+static bool contains(const char *s, size_t n, const char *word) {
+  size_t len = strlen(word);
+  for (size_t i = 0; i + len <= n; i++) {
+    if (strncasecmp(s + i, word, len) == 0) return true;
+  }
+  return false;
+}
+
+static bool is_secret_header(const char *name, size_t n) {
+  static const char *const names[] = {"authorization", "proxy_authorization", "cookie",
+                                      "set_cookie", NULL};
+  if (listed(name, n, names)) return true;
+  if (contains(name, n, "ratelimit")) return false; /* x-ratelimit-remaining-tokens: a number */
+  return contains(name, n, "token") || contains(name, n, "secret") || contains(name, n, "key") ||
+         contains(name, n, "password");
+}
+
+/* One line without its line end. `*secret` persists: a line that begins with a blank continues the
+** value of the line before. */
+static enum buf_status redact_line(const char *s, size_t n, bool *secret, struct buf *out) {
+  struct pass p = {.s = s, .n = n, .done = 0, .out = out, .status = BUF_OK};
+  bool continues = n > 0 && (s[0] == ' ' || s[0] == '\t');
+  const char *colon = continues ? s : n > 0 ? memchr(s, ':', n) : NULL;
+  if (!continues) *secret = colon != NULL && is_secret_header(s, (size_t)(colon - s));
+  if (!*secret) return redact_text(s, n, out);
+  size_t value = continues ? 0 : (size_t)(colon - s) + 1;
+  while (value < n && (s[value] == ' ' || s[value] == '\t')) value++;
+  keep_until(&p, value);
+  if (value < n) drop_until(&p, n);
+  return p.status;
+}
+
+enum buf_status redact_header_line(const char *line, size_t n, struct buf *out) {
+  size_t before = out->len, i = 0;
+  bool secret = false;
+  while (i < n) {
+    size_t end = i;
+    while (end < n && line[end] != '\n' && line[end] != '\r') end++;
+    size_t next = end;
+    while (next < n && (line[next] == '\n' || line[next] == '\r')) next++;
+    enum buf_status status = redact_line(line + i, end - i, &secret, out);
+    if (status == BUF_OK) status = buf_append(out, line + end, next - end);
+    if (status != BUF_OK) {
+      out->len = before;
+      return status;
+    }
+    i = next;
+  }
+  return BUF_OK;
+}
