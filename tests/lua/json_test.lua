@@ -354,9 +354,6 @@ T.test("a few shared tables that would make an endless text end early", function
   local v = { "a string" }
   for _ = 1, 60 do v = { v, v } end
   t.raises("json: more than 2097152 tables", json.encode, v)
-  v = json.array()
-  for _ = 1, 60 do v = { a = v, b = v } end
-  t.raises("json: more than 2097152 tables", json.encode, v)
 end)
 
 -- Strictness --------------------------------------------------------------------------------------
