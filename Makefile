@@ -18,7 +18,7 @@
 #
 # Everything lands under build/. A change of flags rebuilds what it concerns.
 
-VERSION := 0.1.0
+VERSION := $(shell sed -n 's/^\#define SLUICE_VERSION "\(.*\)"/\1/p' runtime/bind/sys.h)
 
 MODE ?= release
 B := build/$(MODE)
@@ -114,7 +114,7 @@ MODE_fuzz := $(MODE_asan) -fsanitize=fuzzer-no-link
 MODE_cov := -O0 -g --coverage
 HARDEN_release := -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
 
-OUR_CPPFLAGS := -D_GNU_SOURCE -Iruntime -DSLUICE_VERSION='"$(VERSION)"'
+OUR_CPPFLAGS := -D_GNU_SOURCE -Iruntime
 OUR_CFLAGS = -std=c11 $(WARNINGS) $(if $(filter 1,$(WERROR)),-Werror) $(MODE_$(MODE)) \
   $(HARDEN_$(MODE))
 LIB_CFLAGS = $(LUA_CFLAGS) $(CJSON_CFLAGS) $(CURL_CFLAGS) $(EVENT_CFLAGS) $(EDIT_CFLAGS)

@@ -48,7 +48,7 @@
 #endif
 
 #define EXPECT_KEEP (16u << 20) /* bytes of unmatched output searched by a step */
-#define ORPHAN_GRACE_US 500000  /* a child of the program may outlive it this long */
+#define ORPHAN_GRACE_US 1000000 /* a child of the program may outlive it this long */
 
 struct stream {
   int fd;          /* where the program's bytes come from; -1 when at its end */

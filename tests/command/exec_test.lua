@@ -96,7 +96,7 @@ T.test("a terminal: size, Ctrl-C, Ctrl-D", function(t)
     { pty = "in,out,err", winsize = "132x40", steps = {
       { expect = "40 132" }, { send = "hello\n" }, { expect = "<hello>" }, { eof = true }, { expect = "end" } } })
   t.eq({ r.code, r.unmet }, { 0, nil })
-  r = C.run({ "sh", "-c", "echo up; sleep 60" },
+  r = C.run({ "sh", "-c", "echo up; exec sleep 60" },
     { pty = "in,out,err", steps = { { expect = "up" }, { send = "\3" } } })
   t.ok(r.signal == 2 or r.code == 130)
 end)
