@@ -353,13 +353,17 @@ function Assembler:broken(fields)
     request_id = fields.request_id, partial = self:partial(), cause = cause }
 end
 
---- finish_reason in our words. Tool calls decide whatever the vendor said: many say "stop".
----@return string?
-function Assembler:reason()
-  if not self.finish_raw then return nil end
-  local reason = REASONS[self.finish_raw:lower()] or "other"
-  if self.delivered then return reason == "length" and reason or "tool_calls" end
+--- A vendor's word in ours. Tool calls decide whatever the vendor said: many say "stop".
+local function reason_of(raw, has_calls)
+  local reason = REASONS[raw] or REASONS[raw:lower()] or "other"
+  if has_calls then return reason == "length" and reason or "tool_calls" end
   return reason == "tool_calls" and "stop" or reason
+end
+
+--- finish_reason in our words; nil before the finish.
+---@return sluice.FinishReason?
+function Assembler:reason()
+  return self.finish_raw and reason_of(self.finish_raw, self.delivered)
 end
 
 --- Counts with one meaning: input includes what was read from and written to a cache.
@@ -394,33 +398,42 @@ function Assembler:partial()
   return table.concat(self.texts, "", 1, self.count)
 end
 
---- Blocks with their texts in place, in the form Anthropic wants them back.
+--- How each block stands in a message, in Anthropic's form.
+local FINISHED = {}
+
+function FINISHED.text(self, b)
+  return { type = "text", text = table.concat(self.texts, "", b.from, b.to) }
+end
+
+function FINISHED.thinking(_, b)
+  return { type = "thinking", thinking = table.concat(b.pieces), signature = b.signature }
+end
+
+function FINISHED.redacted_thinking(_, b)
+  return b
+end
+
+--- Nothing for a call that never came to be whole. The input is decoded anew: the script has had the
+--- table in hand.
+function FINISHED.tool(_, b)
+  local call = b.call
+  if not call.arguments_json then return nil end
+  return { type = "tool_use", id = call.id, name = call.name, input = json.decode(call.arguments_json) }
+end
+
+function FINISHED.native(_, b)
+  if not b.pieces then return b.block end
+  local copy = {}
+  for key, value in pairs(b.block) do copy[key] = value end
+  local ok, input = pcall(json.decode, table.concat(b.pieces))
+  copy.input = ok and input or {}
+  return copy
+end
+
 local function finished_blocks(self)
   add_block(self, nil) -- closes the last run of text
   local list = {}
-  for _, b in ipairs(self.blocks) do
-    if b.type == "text" then
-      list[#list + 1] = { type = "text", text = table.concat(self.texts, "", b.from, b.to) }
-    elseif b.type == "thinking" then
-      list[#list + 1] = { type = "thinking", thinking = table.concat(b.pieces), signature = b.signature }
-    elseif b.type == "tool" then
-      -- decoded anew: the script has had the table in hand
-      list[#list + 1] = { type = "tool_use", id = b.call.id, name = b.call.name,
-        input = json.decode(b.call.arguments_json) }
-    elseif b.type == "native" then
-      local block = b.block
-      if b.pieces then
-        local copy = {}
-        for key, value in pairs(block) do copy[key] = value end
-        local ok, input = pcall(json.decode, table.concat(b.pieces))
-        copy.input = ok and input or {}
-        block = copy
-      end
-      list[#list + 1] = block
-    else
-      list[#list + 1] = b
-    end
-  end
+  for _, b in ipairs(self.blocks) do list[#list + 1] = FINISHED[b.type](self, b) end
   return list
 end
 
@@ -447,6 +460,29 @@ function Assembler:reply()
     id = self.id,
     -- only where the vendor wants its thinking back unchanged
     blocks = self.signed and finished_blocks(self) or nil,
+  }
+end
+
+--- The reply to a whole body of the plain kind, taken apart without a tree (runtime/base/answer.h):
+--- one text, no tools, no thinking. The same as an assembler would have made of it.
+---@param text string
+---@param finish_reason string?  the vendor's word
+---@param counts sluice.UsageDelta?
+---@param model string?
+---@param id string?
+---@return sluice.Reply? reply, table? failure
+function assemble.plain(text, finish_reason, counts, model, id)
+  local raw = finish_reason or "unknown"
+  local failed = FAILED[raw:lower()]
+  if failed then return nil, { kind = failed[1], code = raw, message = failed[2], partial = text } end
+  return {
+    text = text,
+    tool_calls = json.array {},
+    finish_reason = reason_of(raw, false),
+    finish_reason_raw = raw,
+    usage = assemble.usage(counts),
+    model = model,
+    id = id,
   }
 end
 

@@ -177,47 +177,62 @@ local function in_enum(list, value)
   return false
 end
 
---- nil when `value` fits, else the whole sentence (without the function's name).
-local function check_value(entry, value, path, noun)
-  local function wrong(expected)
-    return ("%s '%s' must be %s, got %s"):format(noun, path, expected or expectation(entry), got(value))
+local function wrong(entry, value, path, key, noun, expected)
+  return ("%s '%s' must be %s, got %s"):format(noun, join(path, key), expected or expectation(entry), got(value))
+end
+
+local function not_in_enum(entry, value, path, key, noun)
+  local shown = type(value) == "string" and #value <= 40 and ("'%s'"):format(value) or got(value)
+  local near = nearest(value, entry.enum)
+  return ("%s '%s' must be %s, got %s%s"):format(noun, join(path, key), expectation(entry), shown,
+    near and (" (did you mean '%s'?)"):format(near) or "")
+end
+
+local check_value
+
+--- What is inside a table: named fields, the items of a list, or values under free names.
+local function check_inside(entry, value, path, noun)
+  if entry.fields then
+    local bad = check_fields(entry.fields, value, path, noun)
+    if bad then return bad end
   end
-  if not type_fits(entry, value) then return wrong() end
-  if entry.enum and type(value) ~= "table" and not in_enum(entry.enum, value) then
-    local shown = type(value) == "string" and #value <= 40 and ("'%s'"):format(value) or got(value)
-    local near = nearest(value, entry.enum)
-    return ("%s '%s' must be %s, got %s%s"):format(noun, path, expectation(entry), shown,
-      near and (" (did you mean '%s'?)"):format(near) or "")
+  if entry.items then
+    for i, item in ipairs(value) do
+      local bad = check_value(entry.items, item, path, i, noun)
+      if bad then return bad end
+    end
   end
-  if type(value) == "number" then
+  if entry.values then
+    for key, item in pairs(value) do
+      local bad = check_value(entry.values, item, path, key, noun)
+      if bad then return bad end
+    end
+  end
+  return nil
+end
+
+--- nil when `value` fits, else the whole sentence (without the function's name). The path is put
+--- together only for that sentence: this runs for every request.
+function check_value(entry, value, path, key, noun)
+  if not type_fits(entry, value) then return wrong(entry, value, path, key, noun) end
+  local kind = type(value)
+  if entry.enum and kind ~= "table" and not in_enum(entry.enum, value) then
+    return not_in_enum(entry, value, path, key, noun)
+  end
+  if kind == "number" then
     if entry.min and value < entry.min or entry.max and value > entry.max
       or entry.above and value <= entry.above then
-      return wrong()
+      return wrong(entry, value, path, key, noun)
     end
-  elseif entry.nonempty and (value == "" or type(value) == "table" and next(value) == nil) then
-    return wrong()
+  elseif entry.nonempty and (value == "" or kind == "table" and next(value) == nil) then
+    return wrong(entry, value, path, key, noun)
   end
   if entry.check then
     local ok, expected = entry.check(value)
-    if not ok then return wrong(expected) end
+    if not ok then return wrong(entry, value, path, key, noun, expected) end
   end
-  if type(value) == "table" then
-    if entry.fields then
-      local bad = check_fields(entry.fields, value, path, noun)
-      if bad then return bad end
-    end
-    if entry.items then
-      for i, item in ipairs(value) do
-        local bad = check_value(entry.items, item, join(path, i), noun)
-        if bad then return bad end
-      end
-    end
-    if entry.values then
-      for key, item in pairs(value) do
-        local bad = check_value(entry.values, item, join(path, key), noun)
-        if bad then return bad end
-      end
-    end
+  if kind == "table" and (entry.fields or entry.items or entry.values) then
+    return check_inside(entry, value, join(path, key), noun)
   end
   return nil
 end
@@ -229,7 +244,7 @@ function check_fields(spec, opts, path, noun)
     if entry == nil then
       return ("unknown %s '%s'%s"):format(noun, join(path, key), options.suggest(key, entries))
     end
-    local bad = check_value(entry, value, join(path, key), noun)
+    local bad = check_value(entry, value, path, key, noun)
     if bad then return bad end
   end
   for _, name in ipairs(spec.required) do

@@ -3,6 +3,7 @@
 local T = require "harness"
 local json = require "sluice.json"
 local assemble = require "sluice.assemble"
+local errors = require "sluice.errors"
 local anthropic = require "sluice.provider.anthropic"
 local openai = require "sluice.provider.openai"
 
@@ -65,6 +66,18 @@ T.test("the fast path and the slow path make the same reply", function(t)
   fast:feed(DONE)
   t.eq(fast:reply(), slow:reply())
   t.eq(fast:partial(), "ab")
+end)
+
+T.test("a plain whole reply is what an assembler would have made of it", function(t)
+  for raw in pairs { stop = 1, length = 1, tool_calls = 1, odd = 1, unknown = 1 } do
+    local a = assemble.new()
+    for _, d in ipairs { { type = "meta", id = "i", model = "m" }, text "Hello", { type = "usage", usage = { input_tokens = 3, output_tokens = 4 } }, finish(raw), DONE } do a:feed(d) end
+    t.eq(assemble.plain("Hello", raw, { input_tokens = 3, output_tokens = 4 }, "m", "i"), a:reply(), raw)
+  end
+  t.eq(assemble.plain("x").finish_reason, "other")
+  local reply, failed = assemble.plain("half", "content_filter")
+  t.eq(reply, nil)
+  t.eq(failed, { kind = "filtered", code = "content_filter", message = "the answer was stopped by the provider's content filter", partial = "half" })
 end)
 
 T.test("finish without a terminator is complete; nothing at all is not", function(t)
@@ -171,6 +184,16 @@ T.test("broken: before content the failure itself, afterwards an interruption", 
   local b = assemble.new()
   b:feed { type = "thinking", text = "hm" }
   t.eq(b:broken(fields).kind, "interrupted", "thinking was shown")
+  local c = assemble.new()
+  c:feed(tool(0, "c", "f", "{}"))
+  c:feed { type = "tool_end", index = 0 }
+  t.eq(c:broken(fields).kind, "interrupted", "a call was handed out")
+  for _, kind in ipairs { "cancelled", "interrupted" } do
+    local same = errors.new { kind = kind, message = "m" }
+    t.ok(a:broken(same) == same, kind)
+  end
+  local cause = errors.new(fields)
+  t.ok(a:broken(cause).cause == cause, "an error stays the object it is")
 end)
 
 -- Usage -------------------------------------------------------------------------------------------
@@ -227,6 +250,10 @@ local TOOLS = {
   { "JSON inside a JSON string", { tool(0, "a", "f", [["{\"x\":1}"]]) }, { { "a", "f", '{"x":1}' } } },
   { "whole, then fragments: those are the truth", { tool(0, "a", "f", '{"x":0}', true), tool(0, nil, nil, '{"x":'), tool(0, nil, nil, "1}") },
     { { "a", "f", '{"x":1}' } } },
+  { "a header that is repeated after all arguments", { tool(0, "a", "f", "{}"), tool(0, "a", "f", "") }, { { "a", "f", "{}" } } },
+  { "the id after all arguments", { tool(0, nil, "f", "{}"), tool(0, "b", "f", "") }, { { "b", "f", "{}" } } },
+  { "a name without an id after all arguments", { tool(0, "a", "f", "{}"), tool(0, nil, "f", "") }, { { "a", "f", "{}" } } },
+  { "a repeated header before the arguments, with another id", { tool(0, "a", "f", ""), tool(0, "b", "f", "{}") }, { { "a", "f", "{}" } } },
   { "no index", { { type = "tool", id = "a", name = "f", arguments = "{}" } }, { { "a", "f", "{}" } } },
   { "no id", { tool(0, nil, "f", "{}"), tool(1, nil, "f", "{}") }, { { "call_chat-7_0", "f", "{}" }, { "call_chat-7_1", "f", "{}" } } },
   { "the same id twice", { tool(0, "a", "f", "{}"), tool(1, "a", "f", '{"x":1}') }, { { "a", "f", "{}" }, { "call_chat-7_1", "f", '{"x":1}' } } },
@@ -371,6 +398,17 @@ T.test("a signature alone makes a block (display omitted)", function(t)
   local _, _, a = run { { type = "thinking_signature", signature = "s", index = 0 }, text "x", finish "end_turn", DONE }
   t.eq(a:reply().blocks, { { type = "thinking", thinking = "", signature = "s" }, { type = "text", text = "x" } })
   t.eq(a:reply().thinking, nil)
+end)
+
+T.test("redacted thinking alone goes back too", function(t)
+  local _, _, a = run { { type = "redacted_thinking", data = "z" }, text "x", finish "end_turn", DONE }
+  t.eq(a:reply().blocks, { { type = "redacted_thinking", data = "z" }, { type = "text", text = "x" } })
+end)
+
+T.test("a reply taken before the end leaves out the call that is not whole", function(t)
+  local _, _, a = run { { type = "thinking_signature", signature = "s", index = 0 }, tool(1, "c", "f", '{"x'), text "t" }
+  t.eq(a:reply().blocks, { { type = "thinking", thinking = "", signature = "s" }, { type = "text", text = "t" } })
+  t.eq(a:reply().finish_reason, nil)
 end)
 
 T.test("blocks of the vendor's own are kept for the next request, and not shown", function(t)

@@ -208,6 +208,19 @@ T.test("tool calls in sluice's own form", function(t)
     { role = "tool", tool_call_id = "b", content = "Error: no such city" }, { role = "tool", tool_call_id = "c", content = "42" } })
 end)
 
+T.test("odd assistant messages", function(t)
+  t.eq(messages { { role = "assistant" } }, { { role = "assistant", content = "" } })
+  t.eq(messages { { role = "assistant", content = json.null, thinking = "x" } }, { { role = "assistant", content = "" } })
+  t.eq(messages { { role = "assistant", content = { { type = "text", text = "a" }, { type = "audio", audio = { id = "x" } } } } },
+    { { role = "assistant", content = { { type = "text", text = "a" }, { type = "audio", audio = { id = "x" } } } } })
+  t.eq(messages { { role = "assistant", content = { { type = "audio", audio = {} }, { type = "tool_use", id = "a", name = "f", input = {} } } } }[1].content,
+    { { type = "audio", audio = {} } })
+  local list = { { thinking = "one", signature = "s" }, { data = "z" }, "two", { text = "three" } }
+  local got = messages({ { role = "assistant", thinking = list, tool_calls = { { id = "a", name = "f" } } } }, { quirks = { reasoning_field = "r" } })
+  t.eq(got[1].r, "one\ntwo\nthree")
+  t.eq(messages({ { role = "assistant", thinking = true, tool_calls = { { id = "a", name = "f" } } } }, { quirks = { reasoning_field = "r" } })[1].r, nil)
+end)
+
 T.test("an empty list of tool calls is left out", function(t)
   local got = messages { { role = "assistant", content = "x", thinking = "y", tool_calls = {} } }
   t.eq(got, { { role = "assistant", content = "x" } })
@@ -252,6 +265,10 @@ T.test("reasoning goes back on turns that called tools, as the vendor wants", fu
   t.eq(messages(silent, { quirks = deepseek })[1].reasoning_content, "", "there even when empty")
   t.eq(messages(native, { quirks = deepseek })[1].reasoning_content, "")
   t.eq(native[1].reasoning_content, nil, "the script's own table is left alone")
+  t.eq(messages(native, { quirks = deepseek, thinking = false })[1].reasoning_content, nil)
+  t.ok(messages(native)[1] == native[1])
+  local kept = { { role = "assistant", content = json.null, reasoning_content = "r", tool_calls = native[1].tool_calls } }
+  t.ok(messages(kept, { quirks = deepseek })[1] == kept[1], "what is there already stays")
   t.eq(messages(silent, { quirks = deepseek, thinking = false })[1].reasoning_content, nil)
   t.eq(messages(own, { quirks = provider.get("siliconflow").quirks })[1].reasoning_content, "hm")
   t.eq(messages(silent, { quirks = provider.get("siliconflow").quirks })[1].reasoning_content, nil)

@@ -63,10 +63,16 @@ end
 -- Turns -----------------------------------------------------------------------------------------
 
 --- Opens a turn, or goes on with the last one when it has the same role: all results of a run of
---- tool messages, and what the user says next, are one turn.
+--- tool messages, and what the user says next, are one turn. A turn that is one plain text stays a
+--- string until something joins it.
 local function turn(state, role)
   local last = state.out[#state.out]
-  if last and last.role == role then return last end
+  if last and last.role == role then
+    if type(last.content) == "string" then
+      last.content, last.results = { { type = "text", text = last.content } }, 0
+    end
+    return last
+  end
   last = { role = role, content = {}, results = 0 }
   state.out[#state.out + 1] = last
   return last
@@ -186,6 +192,10 @@ end
 
 --- A reply prefix may not end in white space (a 400), and as the last turn it is a prefix.
 local function trim_prefix(last)
+  if type(last.content) == "string" then
+    last.content = last.content:gsub("%s+$", "")
+    return
+  end
   local b = last.content[#last.content]
   if b.type ~= "text" or not b.text:find("%s$") then return end
   local trimmed = b.text:gsub("%s+$", "")
@@ -197,6 +207,15 @@ local function trim_prefix(last)
   end
 end
 
+--- The common case, told at a glance: plain text that begins a turn of its own.
+local function is_plain(state, m)
+  local role, text = m.role, m.content
+  if type(text) ~= "string" or text == "" then return false end
+  if role ~= "user" and (role ~= "assistant" or m.tool_calls ~= nil or m.thinking ~= nil) then return false end
+  local last = state.out[#state.out]
+  return last == nil or last.role ~= role
+end
+
 --- `system` and `messages` for one request: `system`, then `messages`, then `prompt`.
 ---@param call sluice.Call
 ---@return string|table[]? system, table[] messages
@@ -204,9 +223,13 @@ local function write(call)
   local state = { call = call, out = {}, system = {} }
   if call.system ~= nil then blocks(call, call.system, "system", state.system) end
   for i, m in ipairs(call.messages or {}) do
-    local path = ("messages[%d]"):format(i)
-    m = content.message(m)
-    WRITERS[content.role(call, m, path)](state, m, path)
+    if is_plain(state, m) then
+      state.out[#state.out + 1] = { role = m.role, content = m.content }
+    else
+      local path = ("messages[%d]"):format(i)
+      m = content.message(m)
+      WRITERS[content.role(call, m, path)](state, m, path)
+    end
   end
   if call.prompt ~= nil then user(state, call.prompt, "prompt") end
 
@@ -218,9 +241,11 @@ local function write(call)
   end
   if #out == 0 then fail(call, call.prompt and "prompt" or "messages", "nothing to send: all text is empty") end
   for _, m in ipairs(out) do
-    m.results = nil
-    local only = #m.content == 1 and m.content[1]
-    if only and is_plain_text(only) then m.content = only.text end
+    if m.results then
+      m.results = nil
+      local only = #m.content == 1 and m.content[1]
+      if only and is_plain_text(only) then m.content = only.text end
+    end
   end
   return join_system(state.system), out
 end

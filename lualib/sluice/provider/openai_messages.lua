@@ -253,6 +253,13 @@ function WRITERS.system(state, m, path)
 end
 WRITERS.developer = WRITERS.system
 
+--- The common case, told at a glance: plain text that needs no translation.
+local function is_plain(m)
+  local role = m.role
+  return type(m.content) == "string"
+    and (role == "user" or role == "system" or role == "assistant" and m.tool_calls == nil and m.thinking == nil)
+end
+
 --- The whole list for one request: `system`, then `messages`, then `prompt`.
 ---@param call sluice.Call
 ---@return table[] messages
@@ -263,9 +270,14 @@ local function write(call)
     out[1] = { role = "system", content = content.text(call, call.system, "system", "\n\n") }
   end
   for i, m in ipairs(call.messages or {}) do
-    local path = ("messages[%d]"):format(i)
-    m = content.message(m)
-    WRITERS[content.role(call, m, path)](state, m, path)
+    if is_plain(m) then
+      flush(state)
+      out[#out + 1] = m
+    else
+      local path = ("messages[%d]"):format(i)
+      m = content.message(m)
+      WRITERS[content.role(call, m, path)](state, m, path)
+    end
   end
   flush(state)
   if call.prompt ~= nil then

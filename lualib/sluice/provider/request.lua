@@ -59,6 +59,7 @@ request.SPEC = options.spec({
 ---@param req string|sluice.Request
 ---@return sluice.Request req  raises an ordinary error that names the field when something is wrong
 function request.check(where, req)
+  if type(req) == "string" and req ~= "" then return { prompt = req } end
   if type(req) == "string" then req = { prompt = req } end
   if type(req) == "table" and req.stream ~= nil then
     options.raise(("%s: field 'stream' is not a request's to set: call model:stream"):format(where))
