@@ -194,8 +194,7 @@ function Stream:text()
     if self.over then return false end
     return nil
   end
-  local iterate, handle = self.handle:texts(other)
-  return iterate, handle, nil, self
+  return self.handle:texts(other), nil, nil, self
 end
 
 --- The whole answer; reads what is left of it. The same shape as ask()'s.

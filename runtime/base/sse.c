@@ -40,6 +40,19 @@ int64_t sse_retry_ms(const struct sse *s) {
   return s->retry_ms;
 }
 
+const char *sse_peek(const struct sse *s, size_t *n) {
+  bool between = !s->began && !s->skip_lf && s->bom_done && s->failed == 0 && s->start == s->line &&
+                 s->scan == s->line;
+  if (!between) return NULL;
+  *n = s->in.len - s->start;
+  return *n > 0 ? s->in.data + s->start : NULL;
+}
+
+void sse_skip(struct sse *s, size_t n) {
+  s->start += n;
+  s->line = s->scan = s->start;
+}
+
 /* ---- memory ---------------------------------------------------------------------------------- */
 
 /* The first `start` bytes have left the buffer: shift every offset. */

@@ -65,6 +65,14 @@ int sse_next(struct sse *s, struct sse_event *out);
 */
 int sse_finish(struct sse *s, struct sse_event *out);
 
+/*
+** A shortcut for a caller that knows how its peer writes events (base/memo): the bytes not yet
+** looked at when the parser stands between two events, else NULL; and stepping over the first `n` of
+** them, which must be whole events.
+*/
+const char *sse_peek(const struct sse *s, size_t *n);
+void sse_skip(struct sse *s, size_t n);
+
 /* Bytes received and not yet handed out, the event in progress included. */
 size_t sse_buffered(const struct sse *s);
 

@@ -11,6 +11,8 @@
 
 #include "base/delta.h"
 #include "base/limits.h"
+#include "base/memo.h"
+#include "base/scan.h"
 #include "bind/bind.h"
 #include "bind/http.h"
 #include "io/stream.h"
@@ -28,6 +30,7 @@ struct http_stream {
   const char *label;
   struct buf text;    /* plain text handed out and not yet taken by take_text */
   struct buf scratch; /* a delta with escapes, unescaped */
+  struct memo memo;   /* what surrounds the text in this provider's chunks */
   struct buf usage;   /* the last usage object that came on a text delta */
   enum protocol protocol;
   struct semaphore *permit; /* given back when the stream is closed, whoever closes it */
@@ -36,8 +39,8 @@ struct http_stream {
   bool closed;
 };
 
-/* User values: what must live as long as the stream, text put back, the handler of texts(). */
-enum { UV_ENDPOINT = 1, UV_BODY, UV_PENDING, UV_HANDLER, UV_PERMIT, UV_COUNT = UV_PERMIT };
+/* User values: what must live as long as the stream, and text put back. */
+enum { UV_ENDPOINT = 1, UV_BODY, UV_PENDING, UV_PERMIT, UV_COUNT = UV_PERMIT };
 
 static struct http_stream *check_stream(lua_State *L) {
   return luaL_checkudata(L, 1, STREAM_TYPE);
@@ -65,6 +68,7 @@ static void shut(struct http_stream *s) {
   stream_free(&s->stream);
   buf_free(&s->scratch);
   buf_free(&s->usage);
+  memo_free(&s->memo);
   if (s->permit != NULL) semaphore_give(s->permit);
   s->permit = NULL;
   wake(s);
@@ -146,11 +150,38 @@ int http_endpoint_stream(lua_State *L) {
 /* ---- reading
  * ------------------------------------------------------------------------------------------- */
 
-static bool as_delta(struct http_stream *s, const struct sse_event *ev, struct delta *d) {
-  if (s->protocol == PROTOCOL_OPENAI) return delta_openai(ev->data, ev->data_len, d, &s->scratch);
-  if (s->protocol == PROTOCOL_ANTHROPIC)
-    return delta_anthropic(ev->event, ev->event_len, ev->data, ev->data_len, d, &s->scratch);
-  return false;
+/* The next event is, byte for byte, like one seen before but for its text. */
+static bool as_before(struct http_stream *s, struct delta *d) {
+  size_t n;
+  const char *raw = s->memo.bytes != NULL ? sse_peek(&s->stream.sse, &n) : NULL;
+  struct memo_hit hit;
+  if (raw == NULL || !memo_match(&s->memo, raw, n, &hit)) return false;
+  *d = (struct delta){.text = hit.text, .text_len = hit.text_len};
+  if (hit.escaped) {
+    struct scan scan;
+    struct scan_text written;
+    scan_init(&scan, hit.text - 1, hit.text_len + 2); /* with its quotes */
+    s->scratch.len = 0;
+    if (!scan_string(&scan, &written) || !scan_end(&scan)) return false;
+    if (scan_unescape(&written, &s->scratch) != SCAN_OK) return false;
+    d->text = s->scratch.data;
+    d->text_len = s->scratch.len;
+  }
+  sse_skip(&s->stream.sse, hit.used);
+  return true;
+}
+
+/* `raw` is where the event began, of which `before` bytes with all behind it were buffered. */
+static bool as_delta(struct http_stream *s, const struct sse_event *ev, const char *raw,
+                     size_t before, struct delta *d) {
+  if (s->protocol == PROTOCOL_NONE) return false;
+  bool plain = s->protocol == PROTOCOL_OPENAI
+                   ? delta_openai(ev->data, ev->data_len, d, &s->scratch)
+                   : delta_anthropic(ev->event, ev->event_len, ev->data, ev->data_len, d, &s->scratch);
+  if (plain && d->usage == NULL && raw != NULL)
+    memo_learn(&s->memo, raw, before - sse_buffered(&s->stream.sse), ev->data, ev->data_len,
+               d->text, d->text_len);
+  return plain;
 }
 
 static void push_text(lua_State *L, struct http_stream *s, const char *text, size_t len) {
@@ -212,11 +243,20 @@ static bool pull_once(lua_State *L, struct http_stream *s, int *n) {
   }
   struct sse_event ev;
   struct delta d;
+  if (as_before(s, &d)) {
+    on_delta(L, s, &d);
+    *n = 1;
+    return true;
+  }
+  size_t before = 0;
+  uint64_t fed = s->stream.fed;
+  const char *raw = sse_peek(&s->stream.sse, &before);
   enum stream_next got = stream_next(&s->stream, &ev);
+  if (s->stream.fed != fed) raw = NULL; /* more came in: the buffer may have moved */
   if (got == STREAM_WAIT) return false;
   if (got != STREAM_EVENT) {
     *n = push_end(L, s, got);
-  } else if (as_delta(s, &ev, &d)) {
+  } else if (as_delta(s, &ev, raw, before, &d)) {
     on_delta(L, s, &d);
     *n = 1;
   } else {
@@ -264,7 +304,7 @@ static int text_k(lua_State *L, int status, lua_KContext ctx) {
     int n;
     if (!pull_once(L, s, &n)) return park(L, s, text_k);
     if (n == 1 && lua_type(L, -1) == LUA_TSTRING) return 1;
-    lua_getiuservalue(L, 1, UV_HANDLER);
+    lua_pushvalue(L, lua_upvalueindex(2));
     lua_insert(L, -(n + 1));
     lua_callk(L, n, 1, ctx, handled);
     int type = lua_type(L, -1);
@@ -276,25 +316,24 @@ static int text_k(lua_State *L, int status, lua_KContext ctx) {
   }
 }
 
+/* Upvalues: the stream (so that the loop need not check what it is given), the handler. */
 static int text_next(lua_State *L) {
-  struct http_stream *s = check_stream(L);
+  struct http_stream *s = lua_touserdata(L, lua_upvalueindex(1));
   task_check(L);
   transfer_unexpect(&s->stream.transfer);
-  lua_settop(L, 1);
+  lua_settop(L, 0);
+  lua_pushvalue(L, lua_upvalueindex(1));
   return text_k(L, LUA_OK, (lua_KContext)s);
 }
 
-/* stream:texts(handler) -> iterator, stream. `handler(nil, event, data, id)` for every event that
-*is
-** not plain text, `handler(false, …)` as pull at the end. */
+/* stream:texts(handler) -> iterator. `handler(nil, event, data, id)` for every event that is not
+** plain text, `handler(false, …)` as pull at the end. */
 static int stream_texts(lua_State *L) {
   check_stream(L);
   luaL_checktype(L, 2, LUA_TFUNCTION);
   lua_settop(L, 2);
-  lua_setiuservalue(L, 1, UV_HANDLER);
-  lua_pushcfunction(L, text_next);
-  lua_pushvalue(L, 1);
-  return 2;
+  lua_pushcclosure(L, text_next, 2);
+  return 1;
 }
 
 /* ---- the rest

@@ -21,6 +21,7 @@ static enum sink_status sink(struct transfer *t, const char *bytes, size_t n) {
   if (s->discard) return SINK_TAKEN;
   if (s->is_events) {
     if (sse_buffered(&s->sse) >= s->brake) return SINK_PAUSE;
+    s->fed += n;
     status = sse_feed(&s->sse, bytes, n);
   } else {
     status = buf_append(&t->body, bytes, n);
@@ -35,6 +36,7 @@ void stream_init(struct stream *s, void (*notify)(struct transfer *)) {
   s->transfer.notify = notify;
   s->sorted = s->is_events = s->discard = false;
   s->brake = STREAM_BUFFER_MAX;
+  s->fed = 0;
   sse_init(&s->sse, SSE_EVENT_MAX);
 }
 

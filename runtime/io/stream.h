@@ -14,6 +14,7 @@
 struct stream {
   struct transfer transfer; /* first: the transfer's callbacks come back with it */
   struct sse sse;
+  uint64_t fed;   /* bytes of events received so far */
   bool sorted;    /* the headers said what the body is */
   bool is_events; /* … and it is text/event-stream with a 2xx status */
   bool discard;   /* what still comes is of no interest */
