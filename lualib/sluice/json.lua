@@ -14,14 +14,15 @@
 --           point whatever the locale. NaN and infinities are refused, and so is 1e400.
 -- Arrays    A table is an array when it has [1], or is marked; everything else is an object, so an
 --           unmarked {} is {}. Every array that decode makes is marked (with a metatable; it costs
---           about 1 % of a decode), so one that is [] in the text, or is emptied later, is written as
+--           half a per cent of a decode), so one that is [] in the text, or is emptied later, is written as
 --           []. An array may only have the keys 1..n, an object only strings: holes and mixtures are
 --           errors. Metamethods are not called.
 -- null      json.null, the same value as cjson.null. encode(nil) is "null" too.
 -- Strings   Must be UTF-8 both ways. "\u0000" is a byte 0; half a surrogate pair, which providers do
 --           send, becomes U+FFFD. "/" is written as "/", not as "\/".
 -- Objects   Of two equal keys the last counts. The order of keys is not kept.
--- Limits    128 levels, 64 MiB, both ways. A byte order mark is skipped.
+-- Limits    128 levels, 64 MiB, both ways; encode takes 2 million tables. decode skips a byte order
+--           mark.
 -- Errors    Are raised, as strings. decode says line, column (in characters) and byte, encode says
 --           where in the value: "json: messages[3].content: cannot encode a function".
 
