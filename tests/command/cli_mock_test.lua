@@ -1,0 +1,58 @@
+-- run --mock: the provider is started before the script, with what the options say, and models are
+-- sent to it. What the provider itself does is tested elsewhere; here stand-ins under --lib record
+-- how they were called.
+local T = require "harness"
+local C = require "command"
+
+local lib = T.tmpdir()
+assert(os.execute(("mkdir -p '%s/sluice'"):format(lib)))
+T.write(lib .. "/sluice/mock.lua", [[
+local mock = {}
+function mock.start(options)
+  if options.scenario == "broken.lua" then error("broken.lua:3: unknown fault 'cutt'", 0) end
+  mock.options = options
+  return { url = "http://127.0.0.1:4321" }
+end
+return mock
+]])
+T.write(lib .. "/sluice/model.lua", [[
+local model = {}
+function model.use_mock(url) model.url = url end
+return model
+]])
+
+local function run(...)
+  local words = { C.sluice, "run", "--lib", lib, ... }
+  words[#words + 1], words[#words + 2] = "-e", [[
+    local o = require "sluice.mock".options
+    print(o and o.scenario, o and o.seed, o and o.service, require "sluice.model".url)]]
+  return C.run(words)
+end
+
+local NOTICE = "sluice: mock provider at http://127.0.0.1:4321; no request leaves this machine\n"
+
+T.test("--mock starts the provider and sends the models there", function(t)
+  local r = run "--mock"
+  t.eq(r.stdout, "nil\tnil\ttrue\thttp://127.0.0.1:4321\n")
+  t.eq(r.stderr, NOTICE)
+  t.eq(r.code, 0)
+end)
+
+T.test("--mock=SCENARIO, --seed, --quiet", function(t)
+  local r = run("--mock=outage.lua", "--seed", "7", "-q")
+  t.eq(r.stdout, "outage.lua\t7\ttrue\thttp://127.0.0.1:4321\n")
+  t.eq(r.stderr, "")
+end)
+
+T.test("without it nothing is started", function(t)
+  t.eq(run().stdout, "nil\tnil\tnil\tnil\n")
+end)
+
+T.test("a provider that does not start is no error of the script", function(t)
+  local r = run "--mock=broken.lua"
+  t.eq(r.code, 4)
+  t.eq(r.stdout, "")
+  t.eq(r.stderr, "sluice: cannot start the mock provider: broken.lua:3: unknown fault 'cutt'\n")
+end)
+
+T.done()
