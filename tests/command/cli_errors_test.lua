@@ -106,7 +106,7 @@ local SYNTAX = {
   { "x = 'abc\n", "sluice: s.lua:1: unfinished string near ''abc'\n  1 | x = 'abc\n    |     ^\n" },
   { "x = 1 +\n", "sluice: s.lua:2: unexpected symbol near <eof>\n" },
   { "#!shebang\nbreak 1\n", "sluice: s.lua:2: unexpected symbol near '1'\n  2 | break 1\n    |       ^\n" },
-  { ("x = 1; "):rep(60) .. "y y\n", "sluice: s.lua:1: syntax error near <eof>\n" },
+  { ("x = 1; "):rep(60) .. "y y\n", "sluice: s.lua:1: syntax error near 'y'\n" },
 }
 T.test("a script that does not compile", function(t)
   for _, case in ipairs(SYNTAX) do
