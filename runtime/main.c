@@ -132,6 +132,12 @@ struct arguments {
 static int boot(lua_State *L) {
   struct arguments *a = lua_touserdata(L, 1);
   luaL_openlibs(L);
+  /* Lua 5.4.4 makes the metatable of large string buffers when the first one is used, and if memory
+  ** runs out just then, it stays broken for good. So: now. */
+  luaL_Buffer buffer;
+  luaL_buffinitsize(L, &buffer, 16 * LUAL_BUFFERSIZE);
+  luaL_pushresultsize(&buffer, 0);
+  lua_pop(L, 1);
   raise_init(L);
   sched_init(L);
   scope_init(&program.service, NULL, true);

@@ -7,10 +7,10 @@
 -- Text on stdin, if there is any, follows the prompt. MODEL chooses provider/model.
 
 local sluice = require "sluice"
-local sys = require "sluice.core.sys"
+
 
 local prompt = table.concat({ ... }, " ")
-if not sys.isatty(0) then prompt = prompt .. "\n\n" .. io.read "a" end
+if not sluice.isatty(0) then prompt = prompt .. "\n\n" .. io.read "a" end
 if not prompt:find "%S" then
   io.stderr:write 'usage: sluice run ask.lua "your question"\n'
   return 2

@@ -24,6 +24,8 @@ local PARTS = {
 local FUNCTIONS = {
   model = { "sluice.model", "new" },
   provider = { "sluice.provider", "register" },
+  fallback = { "sluice.fallback", "new" },
+  isatty = { "sluice.core.sys", "isatty" }, -- isatty(0): does a person type on stdin?
 }
 
 --- Calls `f(...)`; returns its values, or nil and the error.

@@ -47,7 +47,8 @@ void bind_adopt(lua_State *L, int index) {
     if (handle_owned(h)) handle_adopt(h, scope_owner(task_running()->scope));
   } else if (field == LUA_TSTRING && type == LUA_TTABLE) {
     lua_rawget(L, index); /* the field that holds the handle */
-    if (lua_type(L, -1) == LUA_TUSERDATA) bind_adopt(L, -1);
+    luaL_checkstack(L, 4, NULL);
+    bind_adopt(L, -1);
   }
   if (field != LUA_TNIL) lua_pop(L, 1);
 }
