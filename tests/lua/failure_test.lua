@@ -374,7 +374,11 @@ T.test("dates and durations", function(t)
   t.eq(times.http_date("Thu, 01 Jan 1970 00:00:00 GMT"), 0)
   t.eq(times.http_date("Tue, 29 Feb 2000 12:00:00 GMT"), 951825600)
   t.eq(times.http_date("Thu, 31 Dec 2099 23:59:59 GMT"), 4102444799)
-  for _, text in ipairs { "", "x", "Sun, 06 Nov 1994 08:49:37 CET", "Sun, 06 Foo 1994 08:49:37 GMT", "06 Nov 1994" } do
+  t.eq(times.http_date("Sat, 31 Dec 2016 23:59:60 GMT"), 1483228800, "a leap second")
+  t.eq(times.http_date("Monday, 01-Jan-70 00:00:00 GMT"), 0)
+  t.eq(times.http_date("Monday, 01-Jan-69 00:00:00 GMT"), 3124224000, "2069")
+  for _, text in ipairs { "Sun, 06 Nov 1994 24:00:00 GMT", "Sun, 06 Nov 1994 00:60:00 GMT", "Sun, 06 Nov 1994 00:00:61 GMT",
+    "Sun, 32 Jan 1994 00:00:00 GMT", "Sun, 00 Jan 1994 00:00:00 GMT", "", "x", "Sun, 06 Nov 1994 08:49:37 CET", "Sun, 06 Foo 1994 08:49:37 GMT", "06 Nov 1994" } do
     t.eq(times.http_date(text), nil, text)
   end
   t.eq(times.rfc3339("2025-08-21T12:40:59Z"), 1755780059)

@@ -208,6 +208,9 @@ T.test("a prefix may not end in white space", function(t)
   local b = { type = "text", text = "x " }
   messages { { role = "user", content = "q" }, { role = "assistant", content = { b } } }
   t.eq(b.text, "x ", "the script's own block is left alone")
+  t.eq(messages({ { role = "user", content = "q" }, { role = "assistant", content = { "a ", b } } })[2].content, { { type = "text", text = "a " }, { type = "text", text = "x" } })
+  t.eq(messages({ { role = "user", content = "q" }, { role = "assistant", content = { "a", { type = "text", text = " " } } } })[2].content, "a")
+  t.eq(messages({ { role = "user", content = "q" }, { role = "assistant", content = "x ", tool_calls = { { id = "a", name = "f" } } } })[2].content[1].text, "x ")
 end)
 
 T.test("OpenAI's own messages are translated whole", function(t)
