@@ -148,14 +148,14 @@ end
 --- The credential as it goes into its header, or nil for a provider that needs none.
 local function credential(self)
   local provider = self.spoken
-  local key = self.auth
+  local key, from = self.auth, nil
   if mock_url then key = secret.literal("mock", "mock key") end
   if type(key) == "string" then key = secret.literal(key, self.opts.provider .. " key") end
   if not key then
     for _, name in ipairs(provider.key_env or {}) do
       local value = sys.env(name)
       if value and value ~= "" then
-        key = secret.env(name)
+        key, from = secret.env(name), name
         break
       end
     end
@@ -166,7 +166,7 @@ local function credential(self)
       message = ("no key: set the environment variable %s, or give the model auth = sluice.secret.env 'NAME'")
         :format(table.concat(provider.key_env, " or ")) }
   end
-  local header, prefix = provider.auth(key)
+  local header, prefix = provider.auth(key, from)
   return header, secret.prefixed(prefix or "", key)
 end
 
