@@ -507,9 +507,11 @@ int main(int argc, char **argv) {
                                       "parked", "buffer", "multis",      "reset",   NULL};
   const char *mode = argc > 1 ? argv[1] : "";
   arg_check(argc, argv, known);
-  struct options o = {arg_long(argc, argv, "n", 10000),     arg_long(argc, argv, "concurrency", 1),
-                      arg_long(argc, argv, "streams", 500), arg_long(argc, argv, "gap", 100),
-                      arg_long(argc, argv, "delay", 1000),  arg_long(argc, argv, "parked", 0)};
+  bool paced = strcmp(mode, "paced") == 0 || strcmp(mode, "mem") == 0;
+  struct options o = {
+      arg_long(argc, argv, "n", paced ? 32 : 10000), arg_long(argc, argv, "concurrency", 1),
+      arg_long(argc, argv, "streams", 500),          arg_long(argc, argv, "gap", 100),
+      arg_long(argc, argv, "delay", 1000),           arg_long(argc, argv, "parked", 0)};
   long port = arg_long(argc, argv, "port", 0);
   buffer_size = arg_long(argc, argv, "buffer", 0);
   raise_fd_limit();

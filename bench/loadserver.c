@@ -6,7 +6,8 @@
  *
  * What to answer is said in the model name, the one field every client and SDK lets its user set:
  *   "bench-n1000-gap20-delay5"   1,000 text deltas, 20 ms apart, the first 5 ms after the headers.
- * gap0 is "as fast as the socket takes them". Streams with a gap are spread evenly over the gap.
+ * gap0 is "as fast as the socket takes them", in sends of 16 deltas (4 KiB) or what "-burst256"
+ * says. Streams with a gap are spread evenly over it.
  *
  * Reading order: the texts, the request, the answer, the timers, main. */
 #include "measure.h"
@@ -28,6 +29,7 @@
 #define EVENTS_MAX 512
 #define CYCLE 32                 /* deltas before the texts repeat: 5 * CYCLE bytes when decoded */
 #define BLOCK_DELTAS (CYCLE * 8) /* deltas laid out one after another, about 64 KiB: one send */
+#define BURST 16                 /* deltas in one send unless told otherwise */
 #define NOT_TIMED SIZE_MAX
 
 /* ---- the texts ------------------------------------------------------------------------------ */
@@ -212,6 +214,7 @@ struct conn {
   int64_t due_at_us, gap_us;
   const struct wire *wire; /* the stream under way */
   long left, due, sent;    /* deltas not yet handed to the socket; how many of them may go now */
+  long burst;              /* the most deltas in one send */
   bool busy, close_after, tail_sent, delayed_json;
 };
 
@@ -284,6 +287,7 @@ static bool stream_refill(struct conn *c) {
   long k = c->due < c->left ? c->due : c->left;
   long at = c->sent % CYCLE;
   if (k > BLOCK_DELTAS - at) k = BLOCK_DELTAS - at;
+  if (k > c->burst) k = c->burst;
   if (k > 0) {
     c->out = w->bytes + w->deltas_at[at];
     c->out_left = w->deltas_at[at + k] - w->deltas_at[at];
@@ -329,7 +333,7 @@ static void stream_begin(struct conn *c, const struct wire *w, long n, long gap_
   c->out = w->bytes;
   c->out_left = w->deltas_at[0];
   if (gap_ms == 0 && delay_ms == 0) { /* headers, opening and first deltas lie in a row: one send */
-    long k = n < BLOCK_DELTAS ? n : BLOCK_DELTAS;
+    long k = n < c->burst ? n : c->burst;
     c->out_left = w->deltas_at[k];
     c->left = n - k;
     c->sent = k;
@@ -390,6 +394,8 @@ static void model_answer(struct conn *c, bool anthropic, const char *body, size_
   spec = spec ? spec + 6 : end; /* at the '-' */
   long delay_ms = spec_field(spec, end, "delay", 0);
   if (wants_stream(body, len)) {
+    c->burst = spec_field(spec, end, "burst", BURST);
+    if (c->burst < 1 || c->burst > BLOCK_DELTAS) c->burst = BURST;
     stream_begin(c, anthropic ? &anthropic_wire : &openai_wire, spec_field(spec, end, "n", 32),
                  spec_field(spec, end, "gap", 0), delay_ms);
     return;

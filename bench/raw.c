@@ -137,7 +137,7 @@ int main(int argc, char **argv) {
     fprintf(stderr, "usage: raw ask|stream|paced key=value…\n");
     return 2;
   }
-  long n = arg_long(argc, argv, "n", 10000);
+  long n = arg_long(argc, argv, "n", paced ? 32 : 10000);
   long count = arg_long(argc, argv, paced ? "streams" : "concurrency", 1);
   address.sin_family = AF_INET;
   address.sin_port = htons((uint16_t)arg_long(argc, argv, "port", 0));
