@@ -48,21 +48,29 @@ local function sorted_keys(t)
   return keys
 end
 
--- A plain table as "{ code = 7, why = "full" }": what it says first, then the rest.
+-- Fields that are reported on lines of their own.
+local APART = { also = true, cause = true, traceback = true, spawned_at = true }
+
+local function show_value(value)
+  local kind = type(value)
+  if kind == "string" then return (("%q"):format(value):gsub("\\\n", "\\n")) end
+  if kind == "table" then return next(value) == nil and "{}" or "{…}" end
+  if kind == "function" or kind == "thread" then return ("<%s>"):format(kind) end
+  return tostring(value)
+end
+
+-- A plain table as "{ code = 7, why = "full" }".
 local function show_table(err)
   local log = require "sluice.log"
   local parts, used = {}, 0
   for _, key in ipairs(sorted_keys(err)) do
-    local value = rawget(err, key)
-    local text = type(value) == "string" and ("%q"):format(value):gsub("\\\n", "\\n") or tostring(value)
-    if log.is_secret(key) then text = "<hidden>" end
-    if math.type(key) ~= "integer" then text = tostring(key) .. " = " .. text end
-    used = used + #text
-    if used > SHOWN_MAX then
-      parts[#parts + 1] = "…"
-      break
+    if not APART[key] then
+      local text = log.is_secret(key) and "<hidden>" or show_value(rawget(err, key))
+      if math.type(key) ~= "integer" then text = tostring(key) .. " = " .. text end
+      used = used + #text
+      parts[#parts + 1] = used <= SHOWN_MAX and text or "…"
+      if used > SHOWN_MAX then break end
     end
-    parts[#parts + 1] = text
   end
   return #parts == 0 and "{}" or "{ " .. table.concat(parts, ", ") .. " }"
 end
@@ -77,6 +85,10 @@ local function describe(err)
   if kind == "string" then return err end
   if kind == "nil" then return "an error without a value (nil)" end
   if kind == "number" or kind == "boolean" then return ("an error with the value %s"):format(tostring(err)) end
+  if getmetatable(err) == task.error_metatable then
+    require "sluice.errors" -- the words of the runtime's own errors
+    if rawget(err, "kind") == "deadlock" then return (tostring(err):gsub(" task %d+ waiting on .*$", "")) end
+  end
   if has_text(err) then return tostring(err) end
   if kind ~= "table" then return ("an error that is a %s"):format(kind) end
   if type(rawget(err, "message")) == "string" then return err.message end
@@ -87,7 +99,6 @@ end
 ---@param err any
 ---@return string
 function report.text(err)
-  if type(err) == "table" and getmetatable(err) == task.error_metatable then require "sluice.errors" end
   local ok, text = pcall(describe, err)
   if text == "" then text = "an error with an empty message" end
   if not ok then
@@ -163,6 +174,12 @@ local function put_frames(traceback, all, indent)
   end
 end
 
+-- The tasks of a deadlock, one line each; its first line says what they are.
+local function put_waiting(err)
+  if type(err) ~= "table" or rawget(err, "kind") ~= "deadlock" then return end
+  for line in tostring(rawget(err, "message")):gmatch "\n%s*([^\n]+)" do put("  " .. term.safe(line)) end
+end
+
 -- Errors nobody caught ----------------------------------------------------------------------------
 
 local function put_also(list)
@@ -188,6 +205,7 @@ end
 ---@class sluice.report.About
 ---@field traceback? string where it was raised
 ---@field verbose? boolean every frame, every place that was searched
+---@field also? any[] errors that came with it
 ---@field before? string in front of the error's own words, "x.lua: "
 
 --- Prints an error that ended the script: what, where, what else.
@@ -197,7 +215,9 @@ function report.failure(err, about)
   about = about or {}
   local text = missing_module(report.text(err), about.verbose)
   report.say((about.before or "") .. text:gsub("\n", "\n  "), "red")
+  put_waiting(err)
   put_frames(about.traceback, about.verbose, "  ")
+  if about.also then put_also(about.also) end
   if type(err) ~= "table" then return end
   if type(rawget(err, "spawned_at")) == "string" then
     put(paint("dim", "  in a task spawned at " .. term.safe(err.spawned_at)))

@@ -68,12 +68,25 @@ T.test("errors of the runtime", function(t)
   t.match(r.stdout, "^cancelled: the task was cancelled", "readable though nothing has loaded its words")
 end)
 
+T.test("a deadlock lists its tasks", function(t)
+  local r = run { "-e", "local task = require 'sluice.core.task'\nlocal sync = require 'sluice.core.sync'\n"
+    .. "local group = task.scope { group = true }\n"
+    .. "group:run(function()\n  group:spawn(function() sync.channel(1):receive() end)\nend)\ngroup:wait()\nerror(group:errors()[1], 0)" }
+  t.eq(r.code, 1)
+  local head, rest = r.stderr:match "^([^\n]*)\n(.*)$"
+  t.match(head, "^sluice: deadlock: every task waits for another[^\n]*one$")
+  t.match(rest, "  task %d+ waiting on [^\n]* at %(command line%):5, spawned at %(command line%):5\n")
+end)
+
 T.test("causes and companions", function(t)
   fails(t, "error { message = 'm', cause = { message = 'c', cause = 'd' }, also = { 'a1', { message = 'a2' } } }",
     here "m" .. "  caused by: c\n  caused by: d\n  also: a1\n  also: a2\n")
   fails(t, "local e = { message = 'm' } e.cause = e error(e)", here "m")
   local r = run { "-e", "local also = {} for i = 1, 30 do also[i] = 'e' .. i end error { message = 'm', also = also }" }
   t.match(r.stderr, "  also: e8\n  and 22 more\n$")
+  fails(t, "error { code = 1, also = { 'a' }, cause = 'c' }",
+    here "an error that is a table: { code = 1 }" .. "  caused by: c\n  also: a\n")
+  fails(t, "error { a = {}, b = { 1 }, c = print }", here "an error that is a table: { a = {}, b = {…}, c = <function> }")
   fails(t, "error { message = 'm', spawned_at = 'x.lua:3' }", here "m" .. "  in a task spawned at x.lua:3\n")
 end)
 

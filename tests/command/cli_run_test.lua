@@ -192,13 +192,23 @@ T.test("a seed repeats chance", function(t)
 end)
 
 T.test("--gc-stress collects all the time", function(t)
+  -- How many allocations an object outlives its last use by, at the most.
   local code = [[
-    local gone = 0
-    local mt = { __gc = function() gone = gone + 1 end }
-    for _ = 1, 1000 do setmetatable({}, mt) end
-    print(gone > 900)]]
-  prints(t, { "--gc-stress", "-e", code }, "true\n")
-  prints(t, { "-e", code }, "false\n")
+    local born, longest = 0, 0
+    local function probe()
+      local at = born
+      setmetatable({}, { __gc = function() longest = math.max(longest, born - at) end })
+    end
+    for i = 1, 20000 do
+      born = born + #{ i }
+      if i % 100 == 0 then probe() end
+    end
+    print(longest)]]
+  local stressed, usual = sluice { "--gc-stress", "-e", code }, sluice { "-e", code }
+  t.eq(stressed.stderr, "")
+  stressed, usual = tonumber(stressed.stdout), tonumber(usual.stdout)
+  t.ok(stressed > 0 and stressed < 500, stressed)
+  t.ok(usual > 3 * stressed, usual)
 end)
 
 T.test("--lib takes the library from a folder, wherever it stands among the options", function(t)
@@ -233,6 +243,39 @@ T.test("tasks that a script left behind end with it", function(t)
   t.eq(r.stderr, "")
   t.eq(r.stdout, "end\nclosed\n")
   t.eq(r.code, 0)
+end)
+
+-- A group whose generator is dropped; the collector hands its task to the script's group.
+local DROPPED = [[
+local task = require "sluice.core.task"
+local function generator()
+  local group = task.scope { group = true }
+  group:run(function()
+    group:spawn(function()
+      local broken <close> = setmetatable({}, { __close = function() error "broken" end })
+      task.sleep(600)
+    end)
+    coroutine.yield()
+  end)
+end
+do
+  local next_value = coroutine.wrap(generator)
+  next_value()
+  task.sleep(0)
+end
+collectgarbage() collectgarbage()
+]]
+T.test("a task of a dropped generator that fails is told of", function(t)
+  for _, ending in ipairs { "task.sleep(600)", "", "error 'own'" } do
+    write("dropped.lua", DROPPED .. ending)
+    local r = sluice { "--timeout", "60", "dropped.lua" }
+    t.eq(r.code, 1, ending)
+    if ending == "error 'own'" then
+      t.match(r.stderr, "^sluice: dropped%.lua:18: own\n.*  also: dropped%.lua:6: broken\n$")
+    else
+      t.match(r.stderr, "^sluice: dropped%.lua:6: broken\n", ending)
+    end
+  end
 end)
 
 T.done()

@@ -213,8 +213,23 @@ end
 
 -- Running -----------------------------------------------------------------------------------------
 
+local function is_kind(err, kind)
+  return type(err) == "table" and rawget(err, "kind") == kind
+end
+
+-- Tasks of the script's own group are what a dropped generator left behind. When one of them fails,
+-- the script is cancelled, or ends without having noticed: then the task's error is the one to tell.
+local function with_errors(outcome, errors)
+  if not outcome[1] and not is_kind(outcome[2], "cancelled") then
+    outcome.also = errors
+    return outcome
+  end
+  local first = table.remove(errors, 1)
+  return { false, first, traceback = task.traceback_of(first), also = errors }
+end
+
 -- Runs f in a group of its own: what it opened is closed and what it started has ended when this
--- returns { ok, values… } or { false, err, traceback = … }.
+-- returns { ok, values… } or { false, err, traceback = …, also = … }.
 local function run_group(f, words)
   local group = task.scope { group = true }
   local outcome = table.pack(group:run(f, table.unpack(words)))
@@ -222,15 +237,15 @@ local function run_group(f, words)
   if not outcome[1] then outcome.traceback = task.traceback_of(outcome[2]) end
   group:cancel(outcome[1] and "its group is done" or "its group failed")
   group:wait()
-  outcome.also = group:errors()
+  local errors = group:errors()
   group:finish()
-  return outcome
+  return errors[1] ~= nil and with_errors(outcome, errors) or outcome
 end
 
 local function run_limited(f, words, timeout)
-  if not timeout then return run_group(f, words) end
   local limit = task.scope { deadline = timeout }
-  local _, outcome = limit:run(run_group, f, words)
+  local ok, outcome = limit:run(run_group, f, words)
+  if not ok then outcome = { false, outcome, traceback = task.traceback_of(outcome) } end -- no memory
   outcome.expired = limit:expired()
   limit:finish()
   return outcome
@@ -251,15 +266,11 @@ local function code_of(outcome)
     :format(number and tostring(value) or "a " .. type(value))
 end
 
-local function is_kind(err, kind)
-  return type(err) == "table" and rawget(err, "kind") == kind
-end
-
 local function failed(source, outcome, opts, report)
   local err = outcome[2]
-  local about = { traceback = outcome.traceback, verbose = opts.verbose }
+  local about = { traceback = outcome.traceback, verbose = opts.verbose, also = outcome.also }
   -- Without --max-burst, `cpu` is what the timeout does to a task that never waits.
-  local timed_out = outcome.expired and is_kind(err, "cancelled")
+  local timed_out = outcome.expired and (is_kind(err, "cancelled") or is_kind(err, "timeout"))
     or is_kind(err, "cpu") and opts.timeout and burst_limit(opts) ~= opts.max_burst
   if timed_out then
     report.say(("%s: not done after %.14g s (--timeout)"):format(source.name, opts.timeout), "red")
@@ -286,10 +297,6 @@ function script.execute(source, chunk, words, opts)
     if outcome[1] or is_kind(outcome[2], "cancelled") then return EXIT.raised end
   end
   if not outcome[1] then return failed(source, outcome, opts, require "sluice.report") end
-  if outcome.also[1] ~= nil then
-    outcome = { false, outcome.also[1] }
-    return failed(source, outcome, opts, require "sluice.report")
-  end
   local code, why = code_of(outcome)
   if code then return code end
   require "sluice.report".failure(why, { verbose = opts.verbose, before = source.name .. ": " })
