@@ -143,12 +143,12 @@ static size_t quoted_end(const struct pass *p, size_t i, size_t slashes, char qu
   return p->n;
 }
 
-/* A scheme before a credential ("Bearer x") stays; only what follows it goes. */
-static size_t skip_scheme(const struct pass *p, size_t i) {
-  static const char *const schemes[] = {"bearer", "basic", "token", NULL};
+/* Past a scheme and the blanks behind it ("Bearer x"), or i. */
+static size_t past_scheme(const struct pass *p, size_t i) {
+  static const char *const names[] = {"bearer", "basic", "token", NULL};
   size_t end = i;
   while (end < p->n && is_alnum(p->s[end])) end++;
-  if (!listed(p->s + i, end - i, schemes)) return i;
+  if (!listed(p->s + i, end - i, names)) return i;
   size_t value = end;
   while (value < p->n && (p->s[value] == ' ' || p->s[value] == '\t')) value++;
   return value > end && value < p->n && !ends_value(p->s[value]) ? value : i;
@@ -166,7 +166,8 @@ static bool drop_value(struct pass *p, size_t i, bool to_line_end) {
   } else if (to_line_end) {
     end = line_end(p, i);
   } else {
-    inside = skip_scheme(p, i);
+    size_t next;
+    for (inside = i; (next = past_scheme(p, inside)) > inside; inside = next) continue;
     end = value_end(p, inside);
   }
   if (end == inside) return false;
@@ -220,26 +221,44 @@ static bool at_name(struct pass *p, size_t i, size_t end) {
   return quoted ? drop_json(p, at) : header && drop_value(p, at, true);
 }
 
+/* A word of prose, or the parameter of a challenge (realm="x"), where a credential might stand. */
+static bool is_prose(const struct pass *p, size_t i, size_t *end) {
+  static const char *const words[] = {"token",       "tokens", "auth",   "authentication",
+                                      "realm",       "scheme", "header", "authorization",
+                                      "credentials", "error",  "scope",  NULL};
+  size_t at = i;
+  while (at < p->n && is_alnum(p->s[at])) at++;
+  *end = at;
+  if (!listed(p->s + i, at - i, words)) return false;
+  if (at < p->n && p->s[at] == '.') at++; /* the end of a sentence */
+  return at == p->n || ends_value(p->s[at]) || strchr(",;:=)", p->s[at]) != NULL;
+}
+
+/* Long, or with a digit in it: what people write behind "bearer token" if they quote one. */
+static bool looks_secret(const struct pass *p, size_t i, size_t end) {
+  size_t digits = 0;
+  for (size_t k = i; k < end; k++) digits += p->s[k] >= '0' && p->s[k] <= '9';
+  return end - i >= 20 || (digits > 0 && end - i >= 8);
+}
+
 /* Bearer and Basic, unless prose goes on behind them. */
 static bool at_scheme(struct pass *p, size_t i) {
-  static const char *const prose[] = {"token",         "tokens", "auth",   "authentication",
-                                      "authorization", "realm",  "scheme", "credentials",
-                                      "header",        "error",  "scope",  NULL};
-  size_t word = strncasecmp(p->s + i, "bearer", p->n - i < 6 ? p->n - i : 6) == 0 ? 6 : 5;
-  if (p->n - i <= word) return false;
-  if (word == 5 && strncasecmp(p->s + i, "basic", 5) != 0) return false;
-  size_t value = i + word;
+  size_t word = 0;
+  if (p->n - i > 6 && strncasecmp(p->s + i, "bearer", 6) == 0) word = 6;
+  if (p->n - i > 5 && strncasecmp(p->s + i, "basic", 5) == 0) word = 5;
+  size_t value = i + word, prose;
+  if (word == 0) return false;
   if (begins(p, value, "%20")) value += 3;
   while (value < p->n && (p->s[value] == ' ' || p->s[value] == '\t' || p->s[value] == '+')) value++;
+  if (value == i + word) return false;
+  if (is_prose(p, value, &prose)) {
+    value = skip_blanks(p, prose, false);
+    if (value == prose || !looks_secret(p, value, value_end(p, value))) return false;
+  } else if (past_scheme(p, value) > value) {
+    return false; /* the second of two schemes will see */
+  }
   size_t end = value_end(p, value);
-  if (value == i + word || end == value) return false;
-  size_t last = end;
-  while (last > value && !is_alnum(p->s[last - 1])) last--;
-  size_t first = value;
-  while (first < last && is_alnum(p->s[first])) first++;
-  if (listed(p->s + value, last - value, prose)) return false;
-  /* realm="…", error=…: the parameters of a challenge */
-  if (first < end && p->s[first] == '=' && listed(p->s + value, first - value, prose)) return false;
+  if (end == value) return false;
   keep_until(p, value);
   drop_until(p, end);
   return true;
