@@ -48,6 +48,7 @@ local SPEC = options.spec {
   } },
   defaults = { type = "table" },
   idempotency = { type = { "string", "false" }, expected = "the name of a header, or false" },
+  transport = { type = "function" }, -- in place of the wire: sluice.test
   receive_buffer = { type = "integer", min = 1024, max = 512 * 1024 },
 }
 
@@ -194,7 +195,7 @@ local function endpoint_for(self, request, streaming)
   for name, text in pairs(self.spoken.headers or {}) do add(name, text) end
   add("User-Agent", "sluice/" .. sys.version)
   local timeout = self.timeout
-  endpoint = http.endpoint {
+  endpoint = (self.transport or http.endpoint) {
     method = request.method or "POST",
     url = request.url or providers.join(self.base, request.path),
     headers = headers,
