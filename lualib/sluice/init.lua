@@ -25,6 +25,7 @@ local FUNCTIONS = {
   model = { "sluice.model", "new" },
   provider = { "sluice.provider", "register" },
   fallback = { "sluice.fallback", "new" },
+  test = { "sluice.test", "add" },
   isatty = { "sluice.core.sys", "isatty" }, -- isatty(0): does a person type on stdin?
 }
 
