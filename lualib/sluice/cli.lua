@@ -13,6 +13,8 @@ local EXIT_OK, EXIT_USAGE, EXIT_START, EXIT_INTERNAL = 0, 2, 4, 70
 
 local cli = {}
 
+local verbose = false -- for SIGUSR1, which comes from outside of everything
+
 -- The library's place -------------------------------------------------------------------------------
 
 -- main.c reads --lib before any Lua runs, but does not know which words are values of options. Where
@@ -134,6 +136,7 @@ local function dispatch(found, words, argv, shorthand)
     local code = move_library(opts.lib, argv)
     if code then return code end
   end
+  verbose = opts.verbose == true
   return call(found, who, arguments.fill(found.options or {}, opts), rest)
 end
 
@@ -141,7 +144,7 @@ end
 ---@param argv string[] argv[0] is the program
 ---@return integer code the exit code, unless a signal ends the program
 function cli.main(argv)
-  sys.on_dump(function() require "sluice.report".dump_tasks() end)
+  sys.on_dump(function() require "sluice.report".dump_tasks(verbose) end)
   prepare_errors()
   local words = table.move(argv, 1, #argv, 1, {})
   if not words[1] then

@@ -1,6 +1,5 @@
 -- run --mock: the provider is started before the script, with what the options say, and models are
--- sent to it. What the provider itself does is tested elsewhere; here stand-ins under --lib record
--- how they were called.
+-- sent to it. Stand-ins under --lib record how they were called; the last test uses the real ones.
 local T = require "harness"
 local C = require "command"
 
@@ -53,6 +52,21 @@ T.test("a provider that does not start is no error of the script", function(t)
   t.eq(r.code, 4)
   t.eq(r.stdout, "")
   t.eq(r.stderr, "sluice: cannot start the mock provider: broken.lua:3: unknown fault 'cutt'\n")
+end)
+
+T.test("the embedded provider answers a model that has no key", function(t)
+  if C.run({ C.sluice, "-e", "require 'sluice.mock'" }).code ~= 0 then t.skip "this build has no sluice.mock" end
+  local folder = T.tmpdir()
+  T.write(folder .. "/scenario.lua", "return { { text = 'from the scenario' } }")
+  local code = "print(require 'sluice'.model('openai/gpt-x'):ask('q').text)"
+  local r = C.run({ C.sluice, "--mock=scenario.lua", "-e", code }, { cwd = folder, env = { OPENAI_API_KEY = false } })
+  t.match(r.stderr, "^sluice: mock provider at http://127%.0%.0%.1:%d+; no request leaves this machine\n$")
+  t.eq(r.stdout, "from the scenario\n")
+  t.eq(r.code, 0)
+  T.write(folder .. "/scenario.lua", "return { { nosuch = 1 } }")
+  r = C.run({ C.sluice, "--mock=scenario.lua", "-e", code }, { cwd = folder })
+  t.eq(r.code, 4)
+  t.match(r.stderr, "^sluice: cannot start the mock provider: scenario scenario%.lua, rule 1: [^\n]*nosuch[^\n]*\n$")
 end)
 
 T.done()

@@ -12,6 +12,7 @@
 --              "string"    --name VALUE or --name=VALUE
 --              "integer"   the same, a whole number
 --              "seconds"   the same, a number of seconds, fractions allowed
+--              "number"    the same, a number from 0 on, fractions allowed
 --              "optional"  --name alone (true) or --name=VALUE (a string)
 --   default    the value when the option is not given
 --   min, max   inclusive bounds of a number        above   exclusive lower bound
@@ -26,7 +27,7 @@ local arguments = {}
 ---@class sluice.OptionArgument
 ---@field [integer] string the names
 ---@field arg? string
----@field type "flag"|"string"|"integer"|"seconds"|"optional"
+---@field type "flag"|"string"|"integer"|"seconds"|"number"|"optional"
 ---@field default? any
 ---@field min? number
 ---@field max? number
@@ -81,7 +82,7 @@ end
 
 -- Values ------------------------------------------------------------------------------------------
 
-local NOUNS = { integer = "a whole number", seconds = "a number of seconds", string = "a value",
+local NOUNS = { integer = "a whole number", seconds = "a number of seconds", number = "a number", string = "a value",
   optional = "a value" }
 
 local function number_text(v) return ("%.14g"):format(v) end
@@ -122,7 +123,7 @@ end
 -- The value, or nil and what is wrong with it.
 local function convert(entry, name, text)
   local value = text
-  if entry.type == "integer" or entry.type == "seconds" then
+  if entry.type == "integer" or entry.type == "seconds" or entry.type == "number" then
     value = to_number(entry.type, text)
     if value and not fits(entry, value) then value = nil end
   elseif entry.enum then
