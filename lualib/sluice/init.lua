@@ -18,6 +18,7 @@ local PARTS = {
   server = "sluice.server",
   log = "sluice.log",
   errors = "sluice.errors",
+  rule = "sluice.rule",
 }
 
 -- name -> { module, function in it }
@@ -25,6 +26,9 @@ local FUNCTIONS = {
   model = { "sluice.model", "new" },
   provider = { "sluice.provider", "register" },
   fallback = { "sluice.fallback", "new" },
+  rules = { "sluice.rules", "new" },
+  cache = { "sluice.cache", "new" },
+  budget = { "sluice.budget", "new" },
   test = { "sluice.test", "add" },
   isatty = { "sluice.core.sys", "isatty" }, -- isatty(0): does a person type on stdin?
 }

@@ -218,6 +218,7 @@ function Stream:close()
   if self.closed then return end
   self.closed = true
   self.handle:close()
+  if self.on_close then self.on_close(self) end -- a budget settles its account
 end
 
 Stream.__close = Stream.close

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "bind/bind.h"
@@ -47,6 +48,24 @@ static int sys_realpath(lua_State *L) {
     return 2;
   }
   lua_pushstring(L, path);
+  return 1;
+}
+
+/* core.stamp(path) -> a string that changes when the file does (another file under the name, another
+** size, another time of change to the nanosecond), or nil and why. */
+static int sys_stamp(lua_State *L) {
+  struct stat st;
+  if (stat(luaL_checkstring(L, 1), &st) != 0) {
+    lua_pushnil(L);
+    lua_pushstring(L, strerror(errno));
+    return 2;
+  }
+  char text[128];
+  snprintf(text, sizeof text, "%llx:%llx:%llx:%llx.%lx:%llx.%lx", (unsigned long long)st.st_dev,
+           (unsigned long long)st.st_ino, (unsigned long long)st.st_size,
+           (unsigned long long)st.st_mtim.tv_sec, (unsigned long)st.st_mtim.tv_nsec,
+           (unsigned long long)st.st_ctim.tv_sec, (unsigned long)st.st_ctim.tv_nsec);
+  lua_pushstring(L, text);
   return 1;
 }
 
@@ -159,6 +178,7 @@ int luaopen_sluice_core_sys(lua_State *L) {
                                        {"isatty", sys_isatty},
                                        {"pid", sys_pid},
                                        {"realpath", sys_realpath},
+                                       {"stamp", sys_stamp},
                                        {"wall", sys_wall},
                                        {"random", sys_random},
                                        {"seed", sys_seed},
