@@ -4,12 +4,13 @@
 --   semaphore  acquire and release, never waiting
 --   token      token:get() of a fresh token
 --   sleepers   KiB of resident memory per sleeping task
---   wake       one task woken by its timer, while `sleepers` others sleep
+--   wake       a task woken by its timer, 500 taking turns, while `sleepers` others sleep
 
 local sluice = require "sluice"
 local common = require "common"
 
 local task = sluice.task
+local WAKERS = 500
 local LONG = 3600 -- seconds: longer than any run, ended by cancelling
 
 local what = ...
@@ -70,8 +71,20 @@ function measure.sleepers()
 end
 
 function measure.wake()
+  local rounds = math.max(2, args.n // WAKERS)
   return among_sleepers(args.sleepers, function()
-    return cost(args.n, function() task.sleep(1e-6) end)
+    local cpu
+    task.group(function(group)
+      for i = 1, WAKERS do
+        group:spawn(function()
+          for round = 1, rounds do
+            task.sleep(0.001 + i * 1e-6)
+            if round == 1 and not cpu then cpu = os.clock() end
+          end
+        end)
+      end
+    end)
+    return (os.clock() - cpu) / (WAKERS * (rounds - 1)) * 1e6
   end)
 end
 

@@ -98,7 +98,8 @@ function modes.ask()
       connections[i] = connections[i] or connect()
       while left > 0 do
         left = left - 1
-        size = size + ask(connections[i])
+        local bytes = ask(connections[i]) -- not in one line: others add while this one waits
+        size = size + bytes
       end
     end)
   end
