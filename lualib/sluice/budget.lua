@@ -111,15 +111,17 @@ end
 local function estimate(self, req)
   if type(req) == "string" then req = { prompt = req } end
   local defaults = self.target.defaults or {}
-  local input = math.ceil((bytes_of(req.prompt) + bytes_of(req.system or defaults.system) + bytes_of(req.messages)
-    + bytes_of(req.tools)) / 4 * 1.1)
+  local bytes = bytes_of(req.prompt) + bytes_of(req.system or defaults.system) + bytes_of(req.messages)
+    + bytes_of(req.tools)
+  local input = math.ceil(bytes / 4 * 1.1)
   local output = req.max_tokens or defaults.max_tokens or ANSWER_TOKENS
   return { tokens = input + output, usd = cost(self.price, { input_tokens = input, output_tokens = output }) }
 end
 
 local function actual(self, usage)
   if not usage or not usage.output_tokens then return nil end
-  return { tokens = usage.total_tokens or (usage.input_tokens or 0) + usage.output_tokens, usd = cost(self.price, usage) }
+  local total = usage.total_tokens or (usage.input_tokens or 0) + usage.output_tokens
+  return { tokens = total, usd = cost(self.price, usage) }
 end
 
 local Guarded = { __name = "sluice.budget.guarded" }
@@ -172,7 +174,7 @@ function Budget:guard(target, price)
   end
   if price and not (price.below and price.input == nil) then options.check("budget:guard", price, PRICE) end
   if self.cap.usd and not (price and price.input) then
-    options.raise("budget:guard: a budget in USD needs the price of the model: { input =, output = } per million tokens")
+    options.raise("budget:guard: a budget in USD needs the model's price: { input =, output = } per million tokens")
   end
   return setmetatable({ target = target, budget = self, price = price and price.input and price or nil,
     below = price and price.below, name = target.name }, Guarded)

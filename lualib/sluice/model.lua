@@ -405,7 +405,8 @@ local function other_than_events(self, handle, stream, started, attempt)
   local status = handle:status()
   local body, kind, phase, message, elapsed = handle:body()
   if not body then
-    error(decorate(self, { kind = kind, phase = phase, message = message, elapsed = elapsed }, started, attempt, handle), 0)
+    error(decorate(self, { kind = kind, phase = phase, message = message, elapsed = elapsed },
+      started, attempt, handle), 0)
   end
   local ok, decoded = pcall(json.decode, body, { repair = true })
   if status >= 200 and status <= 299 and ok and type(decoded) == "table" and self.spoken.reply then
@@ -417,9 +418,9 @@ end
 local function stream_once(self, endpoint, body, id, attempt)
   self.permits:acquire()
   local started = core.now()
-  local ok, handle, kind, phase, message, elapsed
-  if self.idempotency then ok, handle, kind, phase, message, elapsed = pcall(endpoint.stream, endpoint, body, nil, self.idempotency, id)
-  else ok, handle, kind, phase, message, elapsed = pcall(endpoint.stream, endpoint, body, nil) end
+  local name = self.idempotency or nil
+  local ok, handle, kind, phase, message, elapsed =
+    pcall(endpoint.stream, endpoint, body, nil, name, name and id)
   if not ok or not handle then
     self.permits:release()
     if not ok then error(handle, 0) end

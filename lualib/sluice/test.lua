@@ -90,7 +90,8 @@ end
 
 function Context.near(got, expected, tolerance, what)
   if type(got) ~= "number" or math.abs(got - expected) > tolerance then
-    fail(("%sexpected %s ± %s, got %s"):format(what and what .. ": " or "", show(expected), show(tolerance), show(got)))
+    fail(("%sexpected %s ± %s, got %s"):format(what and what .. ": " or "", show(expected),
+      show(tolerance), show(got)))
   end
 end
 

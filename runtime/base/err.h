@@ -31,7 +31,8 @@ enum err_kind {
       ERR_KIND_COUNT
 };
 
-/* The kind's name as scripts see it; "unknown" outside the set, so that a log line never crashes. */
+/* The kind's name as scripts see it; "unknown" outside the set, so that a log line never crashes.
+ */
 const char *err_kind_name(enum err_kind kind);
 
 #endif

@@ -5,17 +5,17 @@
 #ifndef SLUICE_BASE_LIMITS_H
 #define SLUICE_BASE_LIMITS_H
 
-#define SSE_EVENT_MAX (16u << 20)        /* bytes: one server-sent event, all its lines */
-#define SSE_IDLE_KEEP 1024               /* bytes a stream with nothing to hand out may hold on to */
-#define STREAM_BUFFER_MAX (64u << 10)    /* bytes received ahead of the script before we brake */
-#define STREAM_TEXT_MAX (64u << 20)      /* bytes of text one streamed answer may collect */
-#define HTTP_BODY_MAX (64u << 20)        /* bytes of a whole reply, decoded; options may lower it */
-#define HTTP_HEADERS_MAX (256u << 10)    /* bytes of reply headers */
-#define JSON_DEPTH_MAX 128               /* nested arrays and objects, both directions */
-#define JSON_TEXT_MAX (64u << 20)        /* bytes of one JSON text, both directions */
-#define SERVER_HEADERS_MAX (64u << 10)   /* bytes of request headers our server takes */
-#define SERVER_BODY_MAX (32u << 20)      /* bytes of a request body our server takes */
-#define SERVER_CONNECTIONS_MAX 16384     /* open connections to our server */
-#define SERVER_WRITE_MAX (1u << 20)      /* bytes waiting for a slow client before the writer waits */
+#define SSE_EVENT_MAX (16u << 20)      /* bytes: one server-sent event, all its lines */
+#define SSE_IDLE_KEEP 1024             /* bytes a stream with nothing to hand out may hold on to */
+#define STREAM_BUFFER_MAX (64u << 10)  /* bytes received ahead of the script before we brake */
+#define STREAM_TEXT_MAX (64u << 20)    /* bytes of text one streamed answer may collect */
+#define HTTP_BODY_MAX (64u << 20)      /* bytes of a whole reply, decoded; options may lower it */
+#define HTTP_HEADERS_MAX (256u << 10)  /* bytes of reply headers */
+#define JSON_DEPTH_MAX 128             /* nested arrays and objects, both directions */
+#define JSON_TEXT_MAX (64u << 20)      /* bytes of one JSON text, both directions */
+#define SERVER_HEADERS_MAX (64u << 10) /* bytes of request headers our server takes */
+#define SERVER_BODY_MAX (32u << 20)    /* bytes of a request body our server takes */
+#define SERVER_CONNECTIONS_MAX 16384   /* open connections to our server */
+#define SERVER_WRITE_MAX (1u << 20)    /* bytes waiting for a slow client before the writer waits */
 
 #endif

@@ -1,7 +1,9 @@
 /*
 ** A shortcut for streams whose events differ only in their text, as those of most providers do. The
-** bytes before and after the text of one event, which the full parsers have checked, are remembered;
-** later bytes that are the same around a string are the same event with another text. Answers yes only when that is certain; a "no" means: look properly.
+** bytes before and after the text of one event, which the full parsers have checked, are
+*remembered;
+** later bytes that are the same around a string are the same event with another text. Answers yes
+*only when that is certain; a "no" means: look properly.
 */
 #ifndef SLUICE_BASE_MEMO_H
 #define SLUICE_BASE_MEMO_H
@@ -20,7 +22,7 @@ struct memo_hit {
   const char *text; /* not empty, valid UTF-8, a slice of what was matched */
   size_t text_len;
   bool escaped; /* as written in JSON: base/scan unescapes it, or finds that it cannot be */
-  size_t used; /* bytes of the whole event */
+  size_t used;  /* bytes of the whole event */
 };
 
 /*

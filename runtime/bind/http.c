@@ -174,9 +174,10 @@ void http_read_call(lua_State *L, struct endpoint *e, int first, struct transfer
   if (!lua_isnoneornil(L, first + 1)) spec->limits.total_us = bind_check_seconds(L, first + 1);
   for (int i = first + 2; i < top; i += 2) { /* check all before the first is taken */
     size_t len;
-    check_value(L, i + 1, check_name(L, i, &len), &len);
+    if (!lua_isnil(L, i)) check_value(L, i + 1, check_name(L, i, &len), &len);
   }
-  for (int i = first + 2; i < top; i += 2) add_header(L, &spec->own, i);
+  for (int i = first + 2; i < top; i += 2)
+    if (!lua_isnil(L, i)) add_header(L, &spec->own, i);
 }
 
 /* ---- what both kinds of reply tell

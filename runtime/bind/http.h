@@ -23,7 +23,7 @@ struct endpoint {
 struct endpoint *http_check_endpoint(lua_State *L, int arg);
 
 /* Read (body, total seconds or nil, name, value, …) from `first` on into a spec. A value is a string
-** or a secret. Raises before anything is acquired. */
+** or a secret; a nil name is passed over. Raises before anything is acquired. */
 void http_read_call(lua_State *L, struct endpoint *e, int first, struct transfer_spec *spec);
 
 /* Push false, kind, phase, message, elapsed seconds: what a failed exchange looks like to Lua. */

@@ -175,9 +175,9 @@ static bool as_before(struct http_stream *s, struct delta *d) {
 static bool as_delta(struct http_stream *s, const struct sse_event *ev, const char *raw,
                      size_t before, struct delta *d) {
   if (s->protocol == PROTOCOL_NONE) return false;
-  bool plain = s->protocol == PROTOCOL_OPENAI
-                   ? delta_openai(ev->data, ev->data_len, d, &s->scratch)
-                   : delta_anthropic(ev->event, ev->event_len, ev->data, ev->data_len, d, &s->scratch);
+  bool plain = s->protocol == PROTOCOL_OPENAI ? delta_openai(ev->data, ev->data_len, d, &s->scratch)
+                                              : delta_anthropic(ev->event, ev->event_len, ev->data,
+                                                                ev->data_len, d, &s->scratch);
   if (plain && d->usage == NULL && raw != NULL)
     memo_learn(&s->memo, raw, before - sse_buffered(&s->stream.sse), ev->data, ev->data_len,
                d->text, d->text_len);

@@ -51,7 +51,8 @@ static int sys_realpath(lua_State *L) {
   return 1;
 }
 
-/* core.stamp(path) -> a string that changes when the file does (another file under the name, another
+/* core.stamp(path) -> a string that changes when the file does (another file under the name,
+*another
 ** size, another time of change to the nanosecond), or nil and why. */
 static int sys_stamp(lua_State *L) {
   struct stat st;
@@ -90,8 +91,8 @@ static int sys_virtual_clock(lua_State *L) {
 }
 
 /* A random UUID (RFC 9562, version 4). From the system's generator, never from --seed: two runs
-*with
-** the same seed must not share a request id. */
+ *with
+ ** the same seed must not share a request id. */
 static int sys_uuid(lua_State *L) {
   static unsigned char pool[1024];
   static size_t used = sizeof pool;

@@ -148,16 +148,19 @@ local function request(script, spec, answer, body)
       or { "network", "response", "the server closed the connection without answering" })
   end
   local silent = answer.err == "timeout" or answer.stall
-  local broken = wait(call, silent and math.huge or (answer.delay or 0) + (answer.wait or 0), spec.first, "first_token", FIRST)
+  local seconds = silent and math.huge or (answer.delay or 0) + (answer.wait or 0)
+  local broken = wait(call, seconds, spec.first, "first_token", FIRST)
   if broken then return failed(broken) end
   if answer.cut then return failed { "network", "body", "the connection closed in the middle of the reply" } end
   local code, content = status_of(answer)
   content = content or json.encode { id = "scripted", object = "chat.completion", model = script.name,
     choices = { { index = 0, finish_reason = reason_of(answer),
-      message = { role = "assistant", content = answer.tool and json.null or answer.text or "", tool_calls = tool_calls(answer) } } },
+      message = { role = "assistant", content = answer.tool and json.null or answer.text or "",
+        tool_calls = tool_calls(answer) } } },
     usage = usage_of(answer, body) }
   local elapsed = core.now() - started
-  return setmetatable({ code = code, head = headers_of(answer), content = content, first = elapsed, elapsed = elapsed }, Response)
+  return setmetatable({ code = code, head = headers_of(answer), content = content, first = elapsed,
+    elapsed = elapsed }, Response)
 end
 
 -- Streams --------------------------------------------------------------------------------------------
@@ -233,14 +236,17 @@ function Handle:pull()
   return watched(self.script, function()
     local limit = self.progressed and self.idle or self.first_limit
     if not self.progressed and limit then limit = math.max(0, self.call.started + limit - core.now()) end
-    local broken = wait(self.call, next_one[1], limit, self.progressed and "idle" or "first_token", self.progressed and IDLE or FIRST)
+    local phase, words = "first_token", FIRST
+    if self.progressed then phase, words = "idle", IDLE end
+    local broken = wait(self.call, next_one[1], limit, phase, words)
     self.at = self.at + 1
     if broken then
       self.halted = true
       return false, broken[1], broken[2], broken[3], core.now() - self.call.started
     end
     if next_one[3] == "cut" then
-      return false, "network", "body", "the connection closed in the middle of the reply", core.now() - self.call.started
+      return false, "network", "body", "the connection closed in the middle of the reply",
+        core.now() - self.call.started
     end
     if not next_one[2] then return false end
     return nil, "", next_one[2], ""
