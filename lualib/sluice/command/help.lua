@@ -34,7 +34,18 @@ local EXIT_CODES = {
 -- Pieces ------------------------------------------------------------------------------------------
 
 local function put_text(out, text)
-  for _, line in ipairs(term.wrap(text, COLUMNS)) do out[#out + 1] = line end
+  for _, line in ipairs(term.wrap(text, COLUMNS)) do
+    local left, right = line:match "^( +%S+  +)(%S.*)$"
+    if left and term.width(line) > COLUMNS then -- a row of a list: its right side is text
+      local from = term.width(left)
+      for _, part in ipairs(term.wrap(right, COLUMNS - from)) do
+        out[#out + 1] = left .. part
+        left = (" "):rep(from)
+      end
+    else
+      out[#out + 1] = line
+    end
+  end
 end
 
 local function head(out, text)

@@ -7,7 +7,7 @@
 local task = require "sluice.core.task"
 local sys = require "sluice.core.sys"
 
-local WARN_BURST_S = 1           -- a task that computes this long without waiting is worth a line
+local WARN_BURST_S = 2           -- a task that computes this long without waiting is worth a line
 local WARN_BURST_VERBOSE_S = 0.1
 local MIB = 1 << 20
 
@@ -242,11 +242,28 @@ local function run_group(f, words)
   return errors[1] ~= nil and with_errors(outcome, errors) or outcome
 end
 
+-- f, which keeps in `seen` where its error was raised, a deadline's too: the runtime takes no traceback
+-- of a cancellation, because one may reach thousands of tasks.
+local function watched(f, seen)
+  local function handler(err)
+    if not seen.traceback or not rawequal(err, seen.err) then
+      seen.err, seen.traceback = err, task.traceback_of(err) or debug.traceback("", 2)
+    end
+    return err
+  end
+  local function deliver(ok, ...)
+    if not ok then error((...), 0) end
+    return ...
+  end
+  return function(...) return deliver(xpcall(f, handler, ...)) end
+end
+
 local function run_limited(f, words, timeout)
-  local limit = task.scope { deadline = timeout }
-  local ok, outcome = limit:run(run_group, f, words)
+  local limit, seen = task.scope { deadline = timeout }, {}
+  local ok, outcome = limit:run(run_group, timeout and watched(f, seen) or f, words)
   if not ok then outcome = { false, outcome, traceback = task.traceback_of(outcome) } end -- no memory
   outcome.expired = limit:expired()
+  if seen.traceback and rawequal(outcome[2], seen.err) then outcome.traceback = seen.traceback end
   limit:finish()
   return outcome
 end
@@ -264,6 +281,12 @@ local function code_of(outcome)
   if code and code >= 0 and code <= 255 then return code end
   return nil, ("the script returned %s; it may return nothing, true, false or an exit code from 0 to 255")
     :format(number and tostring(value) or "a " .. type(value))
+end
+
+-- A signal that found the script computing: it was raised where the script was, and nothing else has
+-- been cancelled.
+local function interrupted_computing(err)
+  return is_kind(err, "cancelled") and tostring(rawget(err, "message")):find "^interrupted" ~= nil
 end
 
 local function failed(source, outcome, opts, report)
@@ -291,8 +314,10 @@ function script.execute(source, chunk, words, opts)
   local outcome = run_limited(chunk, words, opts.timeout)
   -- The ceilings were the script's: what is left to do must not meet them.
   sys.guard {}
-  if task.is_cancelled() then
-    require "sluice.report".signal()
+  if task.is_cancelled() or interrupted_computing(outcome[2]) then
+    local report = require "sluice.report"
+    report.signal()
+    if interrupted_computing(outcome[2]) then report.where { traceback = outcome.traceback, verbose = opts.verbose } end
     -- main.c knows which signal it was, and what the exit code then is.
     if outcome[1] or is_kind(outcome[2], "cancelled") then return EXIT.raised end
   end
