@@ -73,28 +73,11 @@ static int load_embedded(lua_State *L) {
   return 2;
 }
 
-/* `--lib DIR` anywhere before the script: modules under DIR win over those inside the binary. It is
-** read here because the command line's own parser is one of them. */
-static const char *library_dir(int argc, char **argv) {
-  for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
-    if (strncmp(argv[i], "--lib=", 6) == 0) return argv[i] + 6;
-    if (strcmp(argv[i], "--lib") == 0 && i + 1 < argc) return argv[i + 1];
-    if (argv[i][0] != '-' && i > 1) return NULL;
-  }
-  return NULL;
-}
-
-static void install_searcher(lua_State *L, const char *dir) {
+/* Second place, after preload. `--lib` is the command line's business (lualib/sluice/cli.lua). */
+static void install_searcher(lua_State *L) {
+  const lua_Integer place = 2;
   lua_getglobal(L, "package");
-  if (dir != NULL) {
-    lua_getfield(L, -1, "path");
-    lua_pushfstring(L, "%s/?.lua;%s/?/init.lua;%s", dir, dir, lua_tostring(L, -1));
-    lua_setfield(L, -3, "path");
-    lua_pop(L, 1);
-  }
-  /* Second place, after preload; with --lib after the path searcher. */
   lua_getfield(L, -1, "searchers");
-  lua_Integer place = dir != NULL ? 3 : 2;
   for (lua_Integer i = luaL_len(L, -1); i >= place; i--) {
     lua_rawgeti(L, -1, i);
     lua_rawseti(L, -2, i + 1);
@@ -145,7 +128,7 @@ static int boot(lua_State *L) {
   scope_init(&program.script, &program.service, true);
   program.script.service = false;
   bind_open(L);
-  install_searcher(L, library_dir(a->argc, a->argv));
+  install_searcher(L);
   lua_pushcfunction(L, root_main);
   lua_createtable(L, a->argc, 1);
   for (int i = 0; i < a->argc; i++) {

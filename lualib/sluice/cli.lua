@@ -17,9 +17,8 @@ local verbose = false -- for SIGUSR1, which comes from outside of everything
 
 -- The library's place -------------------------------------------------------------------------------
 
--- main.c reads --lib before any Lua runs, but does not know which words are values of options. Where
--- it has missed the option, this puts the folder in front and starts over with the library found
--- there. Returns nil when nothing is to be done.
+-- With --lib this very file came from inside the program. This puts the folder in front and starts over
+-- with the library found there. Returns nil when that has been done.
 local function move_library(dir, argv)
   local first = ("%s/?.lua;%s/?/init.lua;"):format(dir, dir)
   if package.path:sub(1, #first) == first then return nil end

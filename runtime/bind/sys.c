@@ -13,6 +13,7 @@
 #include "bind/bind.h"
 #include "bind/sys.h"
 #include "io/loop.h"
+#include "io/transfer.h"
 #include "task/guard.h"
 #include "task/task.h"
 
@@ -88,6 +89,18 @@ static int sys_seed(lua_State *L) {
 static int sys_virtual_clock(lua_State *L) {
   loop_use_virtual_clock(lua_toboolean(L, 1));
   return 0;
+}
+
+/* core.libraries() -> { lua =, libcurl =, libevent = }: the versions this process runs on. */
+static int sys_libraries(lua_State *L) {
+  lua_createtable(L, 0, 3);
+  lua_pushliteral(L, LUA_VERSION_MAJOR "." LUA_VERSION_MINOR "." LUA_VERSION_RELEASE);
+  lua_setfield(L, -2, "lua");
+  lua_pushstring(L, network_version());
+  lua_setfield(L, -2, "libcurl");
+  lua_pushstring(L, loop_version());
+  lua_setfield(L, -2, "libevent");
+  return 1;
 }
 
 /* A random UUID (RFC 9562, version 4). From the system's generator, never from --seed: two runs
@@ -179,6 +192,7 @@ int luaopen_sluice_core_sys(lua_State *L) {
                                        {"isatty", sys_isatty},
                                        {"pid", sys_pid},
                                        {"realpath", sys_realpath},
+                                       {"libraries", sys_libraries},
                                        {"stamp", sys_stamp},
                                        {"wall", sys_wall},
                                        {"random", sys_random},

@@ -232,6 +232,10 @@ int loop_init(void) {
   return 0;
 }
 
+const char *loop_version(void) {
+  return event_get_version();
+}
+
 void loop_close(void) {
   if (loop.tick != NULL) event_free(loop.tick);
   if (loop.base != NULL) event_base_free(loop.base);

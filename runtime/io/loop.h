@@ -23,6 +23,7 @@ struct loop_timer {
 
 int loop_init(void); /* 0, or -1 when the system refuses */
 void loop_close(void);
+const char *loop_version(void); /* of libevent */
 
 /* Monotonic time. loop_now_us() is the time of the last poll; loop_refresh_us() asks the clock. */
 int64_t loop_now_us(void);

@@ -258,6 +258,10 @@ int network_init(void) {
   return 0;
 }
 
+const char *network_version(void) {
+  return curl_version_info(CURLVERSION_NOW)->version;
+}
+
 void network_close(void) {
   CURLM *multi = net.multi;
   if (multi == NULL) return;

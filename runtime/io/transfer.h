@@ -87,6 +87,7 @@ size_t transfer_count(void); /* under way, in the whole process */
 /* The network as a whole: call after loop_init. */
 int network_init(void);
 void network_close(void);
+const char *network_version(void); /* of libcurl */
 
 /* Resolve `location` against `base` ("" when that is not a URL). `same_origin` tells whether
 *scheme,

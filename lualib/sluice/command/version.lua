@@ -2,7 +2,7 @@
 
 local sys = require "sluice.core.sys"
 
--- In the order in which they are named; sys.libraries has what the program was linked with.
+-- In the order in which they are named; sys.libraries() has what the program runs on.
 local ORDER = { "lua", "libcurl", "libevent" }
 local NAMES = { lua = "Lua", libcurl = "libcurl", libevent = "libevent" }
 
@@ -21,7 +21,7 @@ local version = {
 
 local function libraries()
   local found = { lua = _VERSION:match "%d+%.%d+" }
-  for name, text in pairs(sys.libraries or {}) do found[name] = text end
+  for name, text in pairs(sys.libraries()) do found[name] = text end
   return found
 end
 
