@@ -15,7 +15,7 @@ mock.onMessage("two tools", {
 });
 mock.onMessage("limited", { error: { message: "slow down", type: "rate_limit_error", code: "rate_limit_exceeded" }, status: 429 });
 mock.onMessage("refused", { error: { message: "no such key", type: "authentication_error" }, status: 401 });
-mock.onMessage("cut", { content: "This answer is long enough to be cut in the middle of it." }, { truncateAfterChunks: 5 });
+mock.onMessage("cut", { content: "This answer is long enough to be cut in the middle of it." }, { latency: 20, truncateAfterChunks: 5 });
 await mock.start();
 
 const [command, ...args] = process.argv.slice(2);
