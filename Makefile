@@ -293,7 +293,7 @@ clean: ## remove build/
 ##@ Ship
 
 DOCS = build/sluice run docs/generate.lua
-docs: program ## write the reference, the man page and the completions from their sources
+docs: program ## write docs/api.md from the annotations in lualib/
 	$(Q)$(DOCS)
 
 # Pairs of a file in the tree and its folder under DESTDIR; what does not exist is left out.
