@@ -31,6 +31,12 @@ local SPEC = options.spec {
   service = { type = "boolean", doc = "internal: the tasks are the runtime's, not the script's" },
 }
 
+local HINTS = {
+  ["Address already in use"] = "another program has this port: choose another, or 0 for any that is free",
+  ["Permission denied"] = "ports below 1024 are for privileged programs: choose one above",
+  ["Cannot assign requested address"] = "no network interface of this machine has that address",
+}
+
 -- Requests ------------------------------------------------------------------------------------------
 
 ---@class sluice.server.Request
@@ -232,7 +238,7 @@ function server.listen(opts)
     request_timeout = o.header_timeout, idle_timeout = o.idle_timeout, service = o.service,
   }
   if not listener then
-    errors.raise { kind = "network", phase = "listen",
+    errors.raise { kind = "network", phase = "listen", hint = HINTS[why],
       message = ("cannot listen on %s port %d: %s"):format(o.address, o.port, why) }
   end
   local port, is_ipv6 = listener:port()
