@@ -13,7 +13,7 @@
 /* The text, and how much of it has been dealt with: [0, done) is in `out`, redacted. */
 struct pass {
   const char *s;
-  size_t n, done;
+  size_t n, done, dropped; /* `dropped`: where the last thing that was dropped began */
   struct buf *out;
   enum buf_status status;
 };
@@ -25,6 +25,7 @@ static void keep_until(struct pass *p, size_t end) {
 
 static void drop_until(struct pass *p, size_t end) {
   if (p->status == BUF_OK) p->status = buf_append_str(p->out, REDACTED);
+  p->dropped = p->done;
   p->done = end;
 }
 
@@ -154,18 +155,67 @@ static size_t past_scheme(const struct pass *p, size_t i) {
   return value > end && value < p->n && !ends_value(p->s[value]) ? value : i;
 }
 
-/* ---- rules ----------------------------------------------------------------------------------- */
+/* ---- names with values ----------------------------------------------------------------------- */
 
-/* The value at i, quoted or not, goes. False when there is none. */
-static bool drop_value(struct pass *p, size_t i, bool to_line_end) {
-  size_t slashes, end;
+enum form {
+  WORD,   /* name=value: quoted, or up to what ends a value */
+  LINE,   /* Header: value */
+  JSON,   /* "name": "value" or a number; not null, true, {…} */
+  ENCODED /* name%3Dvalue, a URL within a URL: up to %26 */
+};
+
+static size_t skip_blanks(const struct pass *p, size_t i, bool lines) {
+  while (i < p->n && (p->s[i] == ' ' || p->s[i] == '\t' || (lines && is_space(p->s[i])))) i++;
+  return i;
+}
+
+static size_t name_end(const struct pass *p, size_t i) {
+  while (i < p->n && is_name_char(p->s[i])) i++;
+  return i;
+}
+
+/* Where the value of the name [i, end) stands, if that is the name of a secret and has a value. */
+static bool find_value(const struct pass *p, size_t i, size_t end, size_t *value, enum form *form) {
+  bool secret = is_secret_name(p->s + i, end - i), header = is_header_name(p->s + i, end - i);
+  if (!secret && !header) return false;
+  size_t slashes;
   char quote;
+  size_t at = open_quote(p, end, &slashes, &quote);
+  bool quoted = at > end;
+  if (!quoted && (begins(p, at, "%3D") || begins(p, at, "%3d"))) {
+    *form = ENCODED;
+    *value = at + 3;
+    return true;
+  }
+  if (quoted && at < p->n && p->s[at] == ']') at++; /* Lua: ["name"] = "value" */
+  at = skip_blanks(p, at, quoted);
+  if (at == p->n) return false;
+  if (p->s[at] == '=') {
+    *form = WORD;
+    *value = skip_blanks(p, at + (begins(p, at, "==") ? 2 : 1), false);
+    return true;
+  }
+  if (p->s[at] != ':' || (!quoted && !header)) return false;
+  *form = quoted ? JSON : LINE;
+  *value = skip_blanks(p, at + 1, quoted);
+  return true;
+}
+
+/* The value at i goes; false when there is none. */
+static bool drop_value(struct pass *p, size_t i, enum form form) {
+  size_t slashes, end;
+  char quote, c = i < p->n ? p->s[i] : '\0';
   size_t inside = open_quote(p, i, &slashes, &quote);
-  if (inside > i) {
+  if (inside > i && form != ENCODED) {
     end = quoted_end(p, inside, slashes, quote);
-  } else if (to_line_end) {
+  } else if (form == LINE) {
+    inside = i;
     end = line_end(p, i);
+  } else if (form == ENCODED) {
+    inside = end = i;
+    while (end < p->n && !ends_value(p->s[end]) && !begins(p, end, "%26")) end++;
   } else {
+    if (form == JSON && c != '-' && (c < '0' || c > '9')) return false;
     size_t next;
     for (inside = i; (next = past_scheme(p, inside)) > inside; inside = next) continue;
     end = value_end(p, inside);
@@ -176,50 +226,22 @@ static bool drop_value(struct pass *p, size_t i, bool to_line_end) {
   return true;
 }
 
-static size_t skip_blanks(const struct pass *p, size_t i, bool lines) {
-  while (i < p->n && (p->s[i] == ' ' || p->s[i] == '\t' || (lines && is_space(p->s[i])))) i++;
-  return i;
-}
-
-/* `name%3Dvalue`, a URL within a URL: the value ends where the inner one says. */
-static bool drop_encoded(struct pass *p, size_t i) {
-  size_t end = i;
-  while (end < p->n && !ends_value(p->s[end]) && !begins(p, end, "%26")) end++;
-  if (end == i) return false;
-  keep_until(p, i);
-  drop_until(p, end);
-  return true;
-}
-
-/* The value of a quoted name: a string, or a number. Not null, true, {…}. */
-static bool drop_json(struct pass *p, size_t i) {
-  size_t slashes;
-  char quote, c = i < p->n ? p->s[i] : '\0';
-  bool number = c == '-' || (c >= '0' && c <= '9');
-  if (number || open_quote(p, i, &slashes, &quote) > i) return drop_value(p, i, false);
-  return false;
-}
-
-/* `name=value`, `"name": "value"`, `["name"] = "value"`, `name: value`; the name is [i, end). */
 static bool at_name(struct pass *p, size_t i, size_t end) {
-  bool secret = is_secret_name(p->s + i, end - i), header = is_header_name(p->s + i, end - i);
-  if (!secret && !header) return false;
-  size_t slashes;
-  char quote;
-  size_t at = open_quote(p, end, &slashes, &quote);
-  bool quoted = at > end;
-  if (!quoted && (begins(p, at, "%3D") || begins(p, at, "%3d"))) return drop_encoded(p, at + 3);
-  if (quoted && at < p->n && p->s[at] == ']') at++;
-  at = skip_blanks(p, at, quoted);
-  if (at == p->n) return false;
-  if (p->s[at] == '=') {
-    at += begins(p, at, "==") ? 2 : 1;
-    return drop_value(p, skip_blanks(p, at, false), false);
-  }
-  if (p->s[at] != ':') return false;
-  at = skip_blanks(p, at + 1, quoted);
-  return quoted ? drop_json(p, at) : header && drop_value(p, at, true);
+  size_t value;
+  enum form form;
+  return find_value(p, i, end, &value, &form) && drop_value(p, value, form);
 }
+
+/* What was dropped last might have been a name itself (key = token = x): its value goes, too. */
+static void drop_chain(struct pass *p) {
+  size_t value;
+  enum form form;
+  while (find_value(p, p->dropped, name_end(p, p->dropped), &value, &form) && value >= p->done) {
+    if (!drop_value(p, value, form)) return;
+  }
+}
+
+/* ---- what shows itself ----------------------------------------------------------------------- */
 
 /* A word of prose, or the parameter of a challenge (realm="x"), where a credential might stand. */
 static bool is_prose(const struct pass *p, size_t i, size_t *end) {
@@ -310,12 +332,12 @@ static size_t percent(const struct pass *p, size_t i) {
   return memchr(hex, p->s[i + 1], 22) != NULL && memchr(hex, p->s[i + 2], 22) != NULL ? 3 : 0;
 }
 
-/* Everything that can begin at the word at i. True: p->done has moved past it. */
-static bool at_word(struct pass *p, size_t i, bool name_start, size_t name_end) {
+/* What can begin at the word at i, the `first` of a name that ends at `end`. */
+static bool at_word(struct pass *p, size_t i, bool first, size_t end) {
   char c = p->s[i];
   if (at_known_key(p, i)) return true;
   if ((c == 'b' || c == 'B') && at_scheme(p, i)) return true;
-  return name_start && at_name(p, i, name_end);
+  return first && at_name(p, i, end);
 }
 
 enum buf_status redact_text(const char *s, size_t n, struct buf *out) {
@@ -331,15 +353,14 @@ enum buf_status redact_text(const char *s, size_t n, struct buf *out) {
       i += skip > 0 ? skip : 1;
       continue;
     }
-    size_t end = i;
-    while (end < n && is_name_char(s[end])) end++;
-    size_t word = i;
+    size_t end = name_end(&p, i), word = i;
     bool found = false;
     while (!found && word < end) {
       found = at_word(&p, word, word == i, end);
       while (word < end && is_alnum(s[word])) word++;
       while (word < end && !is_alnum(s[word])) word++;
     }
+    if (found) drop_chain(&p);
     i = found ? p.done : end;
   }
   keep_until(&p, n);
@@ -360,6 +381,9 @@ static bool contains(const char *s, size_t n, const char *word) {
 static bool is_secret_header(const char *name, size_t n) {
   static const char *const names[] = {"authorization", "proxy_authorization", "cookie",
                                       "set_cookie", NULL};
+  for (size_t i = 0; i < n; i++) {
+    if (!is_name_char(name[i])) return false; /* words with a colon behind them */
+  }
   if (listed(name, n, names)) return true;
   if (contains(name, n, "ratelimit")) return false; /* x-ratelimit-remaining-tokens: a number */
   return contains(name, n, "token") || contains(name, n, "secret") || contains(name, n, "key") ||
