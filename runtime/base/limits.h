@@ -16,6 +16,10 @@
 #define SERVER_HEADERS_MAX (64u << 10) /* bytes of request headers our server takes */
 #define SERVER_BODY_MAX (32u << 20)    /* bytes of a request body our server takes */
 #define SERVER_CONNECTIONS_MAX 16384   /* open connections to our server */
+#define SECRET_MAX (256u << 10)        /* bytes of one secret: a key file, a token */
+#define PRIVATE_FILE_MAX (4u << 20)    /* bytes of a file that is read or kept whole */
+#define PROCESS_OUTPUT_MAX (16u << 20) /* bytes a program may print; options may change it */
+#define PROCESS_AHEAD_MAX (64u << 10)  /* bytes read ahead of the script, or waiting to be read */
 #define SERVER_WRITE_MAX (1u << 20)    /* bytes waiting for a slow client before the writer waits */
 
 #endif

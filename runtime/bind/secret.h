@@ -7,7 +7,8 @@
 
 #define SECRET_TYPE "sluice.secret"
 
-/* The bytes of the secret at `index`, or NULL when it is none. Only for building what goes out. */
+/* The bytes of the secret at `index`, or NULL when it is none; raises for a secret that comes from
+** elsewhere and has not been read yet. Only for building what goes out. */
 const char *secret_bytes(lua_State *L, int index, size_t *len);
 
 #endif
