@@ -27,29 +27,46 @@ end
 
 -- Groups ----------------------------------------------------------------------------------------
 
+-- Puts what the body raised among what tasks raised: where it belongs in time, and once, for a join
+-- raises what its task did.
+local function merge(failed, err, place)
+  if rawequal(failed[1], err) then place = 1 end
+  for i = #failed, 1, -1 do
+    if rawequal(failed[i], err) then table.remove(failed, i) end
+  end
+  table.insert(failed, math.min(place, #failed + 1), err)
+  return failed
+end
+
+-- Raises the first of a list of errors; the others are listed in it, so that none is lost.
+local function raise_first(list)
+  local first = table.remove(list, 1)
+  if type(first) == "table" and #list > 0 then
+    local also = rawget(first, "also")
+    if type(also) == "table" then
+      table.move(list, 1, #list, #also + 1, also) -- a group further in has found some already
+    else
+      rawset(first, "also", list)
+    end
+  end
+  error(first, 0)
+end
+
 --- The end of every group: wait for the tasks, hand handles in the results to the outer group, close
 --- the others, and raise the first failure with the later ones in `also`.
 local function leave(scope, ok, ...)
-  if not ok then scope:cancel("its group failed") end
+  local task_failed_first = scope:failed()
+  -- The body has only been told to stop: by a task that failed, by group:cancel, or from outside.
+  local stopped = not ok and scope:cancelled() and errors.is((...), "cancelled")
+  if not ok then scope:cancel "its group failed" end
   scope:wait()
   local failed = scope:failed() and scope:errors() or nil
-  local cancelled_inside = not ok and scope:cancelled() and errors.is((...), "cancelled")
-  if ok then core.adopt(...) end
+  if ok and not failed and not core.is_cancelled() then core.adopt(...) end
   scope:finish()
-  if failed then
-    local first = failed[1]
-    if not ok and not cancelled_inside then
-      first = ... -- the body's own error, unless it is what a task raised first
-      if rawequal(first, failed[1]) then table.remove(failed, 1) end
-    else
-      table.remove(failed, 1)
-    end
-    if type(first) == "table" and #failed > 0 and first.also == nil then first.also = failed end
-    error(first, 0)
-  end
-  if not ok and not cancelled_inside then error((...), 0) end
+  if not ok and not stopped then failed = merge(failed or {}, (...), task_failed_first and 2 or 1) end
+  if failed then raise_first(failed) end
   core.check() -- cancelled from outside: the group's result is of no use any more
-  return ...
+  if ok then return ... end
 end
 
 --- Runs `f(group)` and returns its results when every task spawned in the group has ended. The first
@@ -109,12 +126,7 @@ function task.race(list)
       end
       failures[#failures + 1] = outcome[2]
     end
-    if not results then
-      local first = table.remove(failures, 1)
-      if type(first) == "table" and #failures > 0 and first.also == nil then first.also = failures end
-      error(first, 0)
-    end
-    core.adopt(table.unpack(results, 2, results.n))
+    if not results then raise_first(failures) end
     group:cancel "another was first"
     return table.unpack(results, 2, results.n)
   end)
@@ -125,13 +137,19 @@ local MAP_OPTIONS = options.spec {
   settle = { type = "boolean" },
 }
 
---- A function that gives the next item and its index, whatever was given to map.
+--- A function that gives the next item and its index, whatever was given to map. One that gives
+--- items may wait for them, so it is called by one task at a time, and not again after its end.
 local function source(list)
   if type(list) == "function" then
-    local i = 0
+    local i, ended, turn = 0, false, sync.semaphore(1)
     return function()
-      local item = list()
-      if item == nil then return nil end
+      local _ <close> = turn:acquire()
+      local item
+      if not ended then item = list() end
+      if item == nil then
+        ended = true
+        return nil
+      end
       i = i + 1
       return item, i
     end

@@ -1,7 +1,7 @@
 /*
 ** sluice.core.sync: semaphores and channels. A permit or an item is handed to the waiter that
-*stands
-** first, so nobody overtakes; a waiter that is cancelled leaves the queue with nothing taken.
+** stands first, so nobody overtakes; a waiter that is cancelled leaves the queue with nothing
+** taken.
 */
 #include "bind/bind.h"
 #include "task/semaphore.h"

@@ -1,7 +1,6 @@
 /*
 ** sluice.core.task: scopes, spawning, joining, sleeping. The structure on top (group, all, race,
-*map,
-** deadline, shield) is Lua: lualib/sluice/task.lua.
+** map, deadline, shield) is Lua: lualib/sluice/task.lua.
 */
 #include <string.h>
 
@@ -16,6 +15,17 @@
 
 static struct scope *check_scope(lua_State *L, int arg) {
   return luaL_checkudata(L, arg, SCOPE_TYPE);
+}
+
+/* A script sees the scope of its group, to spawn and to cancel. The steps from entering to leaving
+** are for who made the scope, and only where it was made: anywhere else they would move a task to a
+** place in the tree where it is not, or wait for themselves. */
+static struct scope *check_own_scope(lua_State *L, const char *method) {
+  struct scope *s = check_scope(L, 1);
+  if (s->finished) luaL_error(L, "scope:%s: the scope has ended", method);
+  if (task_current(L)->scope != s->parent)
+    luaL_error(L, "scope:%s: only for the code that made the scope, outside of it", method);
+  return s;
 }
 
 /* ---- scopes ------------------------------------------------------------------------------------
@@ -35,8 +45,8 @@ static int new_scope(lua_State *L) {
     return luaL_error(L, "a task group cannot be used inside %s: Lua cannot suspend a task there",
                       inside);
   struct scope *s = lua_newuserdatauv(L, sizeof *s, 0);
+  luaL_setmetatable(L, SCOPE_TYPE); /* may raise, so before the scope is linked anywhere */
   scope_init(s, t->scope, group);
-  luaL_setmetatable(L, SCOPE_TYPE);
   if (deadline_us >= 0) scope_set_deadline(s, loop_refresh_us() + deadline_us);
   if (shield_us >= 0) scope_set_shield(s, shield_us);
   return 1;
@@ -45,6 +55,7 @@ static int new_scope(lua_State *L) {
 static int scope_run_k(lua_State *L, int status, lua_KContext ctx) {
   struct scope *s = (struct scope *)ctx;
   task_running()->scope = s->parent;
+  s->thread = NULL;
   bool ok = status == LUA_OK || status == LUA_YIELD;
   if (!ok) guard_translate_error(L, status);
   lua_pushboolean(L, ok);
@@ -54,11 +65,12 @@ static int scope_run_k(lua_State *L, int status, lua_KContext ctx) {
 
 /* scope:run(f, …) -> true, values… | false, error. Runs f inside the scope; never raises. */
 static int scope_run(lua_State *L) {
-  struct scope *s = check_scope(L, 1);
+  struct scope *s = check_own_scope(L, "run");
   luaL_checkany(L, 2);
   lua_pushcfunction(L, raise_traceback);
   lua_insert(L, 2);
-  task_current(L)->scope = s;
+  task_running()->scope = s;
+  s->thread = L;
   int status = lua_pcallk(L, lua_gettop(L) - 3, LUA_MULTRET, 2, (lua_KContext)s, scope_run_k);
   return scope_run_k(L, status, (lua_KContext)s);
 }
@@ -66,14 +78,14 @@ static int scope_run(lua_State *L) {
 static int scope_wait_k(lua_State *L, int status, lua_KContext ctx) {
   (void)status;
   struct scope *s = (struct scope *)ctx;
-  if (list_empty(&s->tasks)) return 0;
+  if (scope_is_empty(s)) return 0;
   s->joiner = task_current(L);
-  struct wait w = {.what = "the tasks of its group"};
+  struct wait w = {.what = "the tasks of its group", .subject = s};
   return task_park(L, &w, ctx, scope_wait_k); /* no undo: a group is left only when it is empty */
 }
 
 static int scope_wait(lua_State *L) {
-  return scope_wait_k(L, LUA_OK, (lua_KContext)check_scope(L, 1));
+  return scope_wait_k(L, LUA_OK, (lua_KContext)check_own_scope(L, "wait"));
 }
 
 static const char *const reasons[] = {"by request",
@@ -91,6 +103,11 @@ static int scope_cancel_(lua_State *L) {
 }
 
 static int scope_finish_(lua_State *L) {
+  if (!check_scope(L, 1)->finished) scope_finish(check_own_scope(L, "finish"));
+  return 0;
+}
+
+static int scope_close(lua_State *L) {
   scope_finish(check_scope(L, 1));
   return 0;
 }
@@ -131,6 +148,7 @@ static int scope_spawn(lua_State *L) {
   luaL_checktype(L, 2, LUA_TFUNCTION);
   luaL_argcheck(L, s->group, 1, "a task group expected");
   task_check(L);
+  if (s->finished) return luaL_error(L, "group:spawn: the group has ended");
   if (s->reached) /* a cancelled group starts nothing new */
     raise_kind(L, ERR_CANCELLED, NULL, "the group was cancelled: %s",
                s->reason != NULL ? s->reason : "by request");
@@ -298,7 +316,7 @@ int luaopen_sluice_core_task(lua_State *L) {
       {"run", scope_run},           {"wait", scope_wait},           {"cancel", scope_cancel_},
       {"finish", scope_finish_},    {"errors", scope_errors},       {"expired", scope_expired},
       {"failed", scope_has_failed}, {"cancelled", scope_cancelled}, {"spawn", scope_spawn},
-      {"__close", scope_finish_},   {"__gc", scope_finish_},        {NULL, NULL}};
+      {"__close", scope_close},     {"__gc", scope_close},          {NULL, NULL}};
   static const luaL_Reg task_methods[] = {{"join", task_join},
                                           {"cancel", task_cancel_},
                                           {"done", task_done},

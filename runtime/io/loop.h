@@ -2,8 +2,7 @@
 ** The one loop of the process: the clock, the timers, the random numbers and the wait for events.
 ** Time and randomness come from here alone, so that policies can run on a virtual clock and with a
 ** printed seed. Timers are ours (a binary heap: O(log n), embedded in their owner, no allocation
-*per
-** timer); libevent sees one deadline, the nearest.
+** per timer); libevent sees one deadline, the nearest.
 */
 #ifndef SLUICE_IO_LOOP_H
 #define SLUICE_IO_LOOP_H

@@ -14,7 +14,8 @@
 
 static struct {
   struct signal_hooks hooks;
-  volatile sig_atomic_t interrupts;
+  volatile sig_atomic_t interrupts; /* that have come, */
+  int delivered;                    /* that the loop has heard of */
   int pipe[2];
   struct event *readable;
 } sig = {.pipe = {-1, -1}};
@@ -30,6 +31,9 @@ static void handle(int signo) {
        */
       if (sig.interrupts >= THIRD_INTERRUPT) _exit(EXIT_INTERRUPTED);
       sig.hooks.on_interrupt_async(sig.interrupts);
+    } else if (signo == SIGTERM) {
+      sig.hooks.on_interrupt_async(
+          1); /* always the polite way: a supervisor has SIGKILL for more */
     }
     unsigned char byte = (unsigned char)signo;
     ssize_t ignored = write(sig.pipe[1], &byte, 1);
@@ -42,8 +46,11 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
   (void)what, (void)arg;
   unsigned char bytes[64];
   ssize_t n = read(fd, bytes, sizeof bytes);
-  for (ssize_t i = 0; i < n; i++)
-    sig.hooks.on_signal(bytes[i], bytes[i] == SIGINT ? (int)sig.interrupts : 1);
+  for (ssize_t i = 0; i < n; i++) {
+    /* Counted here: two that came while the loop stood still are a first and a second one. */
+    int nth = bytes[i] == SIGINT ? ++sig.delivered : 1;
+    sig.hooks.on_signal(bytes[i], nth);
+  }
 }
 
 static int install(int signo, int flags) {

@@ -9,8 +9,10 @@
 
 struct signal_hooks {
   void (*on_signal)(int signo, int nth); /* on the loop; nth: how many of this signal have come */
-  void (*on_interrupt_async)(int nth);   /* inside the handler of SIGINT; async-signal-safe only */
-  void (*on_cpu_tick_async)(void);       /* inside the handler, every SIGNAL_CPU_TICK_MS of CPU */
+  /* Inside the handler of SIGINT (nth: how many have come) and of SIGTERM (nth is always 1);
+  ** async-signal-safe only. */
+  void (*on_interrupt_async)(int nth);
+  void (*on_cpu_tick_async)(void); /* inside the handler, every SIGNAL_CPU_TICK_MS of CPU */
 };
 
 #define SIGNAL_CPU_TICK_MS 100

@@ -18,6 +18,7 @@
 struct entered {
   lua_State *from;
   struct entered *outer;
+  bool closing; /* coroutine.close, or the end of a coroutine that failed */
 };
 static struct entered *entered;
 
@@ -44,10 +45,12 @@ static const char *blocker(lua_State *L) {
       if (strcmp(ar.name, "__tostring") == 0) return "a __tostring metamethod";
     }
   }
-  return "a callback of a C function";
+  return "a message handler, or another callback of a C function";
 }
 
 const char *coroutine_cannot_wait(lua_State *L) {
+  for (struct entered *e = entered; e != NULL; e = e->outer)
+    if (e->closing) return "a __close metamethod of a coroutine that is being closed";
   if (!lua_isyieldable(L)) return blocker(L);
   for (struct entered *e = entered; e != NULL; e = e->outer)
     if (!lua_isyieldable(e->from)) return blocker(e->from);
@@ -65,14 +68,26 @@ static bool must_pass(lua_State *L) {
   return t != NULL && raise_is_cancelled(L, -1) && task_is_cancelled(t);
 }
 
+/* Raise the error on top again. A message handler may have made something else of it, which the
+** next pcall outside would not know any more: then the reason itself is raised once more. */
+static int pass(lua_State *L) {
+  if (guard_pending()) guard_raise_again(L);
+  return lua_error(L);
+}
+
+static int pcall_failed(lua_State *L, int status, bool handled) {
+  struct task *t = task_running();
+  guard_translate_error(L, status);
+  if (must_pass(L)) return pass(L);
+  if (handled && t != NULL && t->cancel_raised && task_is_cancelled(t)) raise_cancelled(L, t);
+  raise_forget(L);
+  lua_pushboolean(L, 0);
+  lua_pushvalue(L, -2);
+  return 2;
+}
+
 static int pcall_k(lua_State *L, int status, lua_KContext extra) {
-  if (status != LUA_OK && status != LUA_YIELD) {
-    guard_translate_error(L, status);
-    if (must_pass(L)) return lua_error(L);
-    lua_pushboolean(L, 0);
-    lua_pushvalue(L, -2);
-    return 2;
-  }
+  if (status != LUA_OK && status != LUA_YIELD) return pcall_failed(L, status, extra != 0);
   return lua_gettop(L) - (int)extra;
 }
 
@@ -95,143 +110,143 @@ int coroutine_xpcall(lua_State *L) {
 /* ---- coroutines ---------------------------------------------------------------------------------
  */
 
-/* Registry key, weak keys: coroutine -> the scope it was suspended in, when that differs from the
-** one it was resumed in; and coroutine -> true while it waits in a primitive of some task. */
-static const char suspended_scope, waiting;
+/* Each coroutine carries one word for us, in the space Lua keeps for its host: the innermost scope
+** it was suspended in when it has entered some and not left them, or one of these two. Nothing here
+** allocates between the moment a task has parked and the return to the scheduler: an error there
+** would go on running a task that waits. */
+#define NOTE_WAITING ((void *)1) /* it waits in a primitive: its task will go on with it */
+#define NOTE_TASK ((void *)2)    /* it is the thread of a task: only the scheduler resumes it */
 
-static void *get_note(lua_State *L, const void *table, lua_State *co) {
-  lua_rawgetp(L, LUA_REGISTRYINDEX, table);
-  lua_pushthread(co);
-  lua_xmove(co, L, 1);
-  lua_rawget(L, -2);
-  void *value = lua_touserdata(L, -1);
-  lua_pop(L, 2);
-  return value;
+static void **note(lua_State *co) {
+  return lua_getextraspace(co);
 }
 
-static void set_note(lua_State *L, const void *table, lua_State *co, void *value) {
-  lua_rawgetp(L, LUA_REGISTRYINDEX, table);
-  lua_pushthread(co);
-  lua_xmove(co, L, 1);
-  if (value != NULL)
-    lua_pushlightuserdata(L, value);
-  else
-    lua_pushnil(L);
-  lua_rawset(L, -3);
-  lua_pop(L, 1);
+void coroutine_mark_task(lua_State *thread) {
+  *note(thread) = NOTE_TASK;
 }
 
-static int notes_in_use;
-
-/* The state of one resume while its coroutine waits in a primitive: what to go back to. */
-struct frame {
-  lua_State *co;
-  struct scope *outside; /* the scope of the resumer */
-  bool wrapped;
-};
-
-static int resumed(lua_State *L, int status, lua_KContext ctx);
-
-static int fail(lua_State *L, bool wrapped) {
-  if (must_pass(L)) return lua_error(L);
-  if (wrapped) {
-    if (lua_type(L, -1) == LUA_TSTRING) { /* as Lua's own wrap: say where it came from */
-      luaL_where(L, 1);
-      lua_insert(L, -2);
-      lua_concat(L, 2);
-    }
-    return lua_error(L);
-  }
-  lua_pushboolean(L, 0);
-  lua_insert(L, -2);
-  return 2;
-}
-
-static int deliver(lua_State *L, const struct frame *f, int status, int nresults) {
-  struct task *t = task_running();
-  if (t != NULL && t->scope != f->outside) {
-    if (status == LUA_YIELD) {
-      for (struct scope *s = t->scope; s != f->outside && s != NULL; s = s->parent)
-        s->entered_by = NULL; /* nobody is inside while the generator sleeps */
-      set_note(L, &suspended_scope, f->co, t->scope);
-      notes_in_use++;
-    }
-    t->scope = f->outside;
-  }
-  bool wrapped = f->wrapped;
-  if (status != LUA_OK && status != LUA_YIELD) {
-    lua_State *co = f->co;
-    if (wrapped && lua_status(co) != LUA_OK) { /* close its pending variables, as Lua's wrap does */
+/* Close what is pending in `co`; its error, if any, is left on its top. */
+static int close_thread(lua_State *L, lua_State *co) {
+  struct entered record = {.from = L, .outer = entered, .closing = true};
+  entered = &record;
 #if LUA_VERSION_RELEASE_NUM >= 50406
-      lua_closethread(co, L);
+  int status = lua_closethread(co, L);
+#elif LUA_VERSION_RELEASE_NUM == 50405
+  int status = lua_resetthread(co, L);
 #else
-      lua_resetthread(co);
+  (void)L;
+  int status = lua_resetthread(co);
 #endif
-    }
-    lua_xmove(co, L, 1);
-    return fail(L, wrapped);
+  entered = record.outer;
+  *note(co) = NULL;
+  return status;
+}
+
+/* The error is on top of L. */
+static int fail(lua_State *L, bool wrapped, int status) {
+  guard_translate_error(L, status);
+  if (must_pass(L)) return pass(L);
+  if (!wrapped) {
+    raise_forget(L);
+    lua_pushboolean(L, 0);
+    lua_insert(L, -2);
+    return 2;
   }
+  if (status != LUA_ERRMEM && lua_type(L, -1) == LUA_TSTRING) {
+    luaL_where(L, 1); /* as Lua's own wrap: say where it came from */
+    lua_insert(L, -2);
+    lua_concat(L, 2);
+  }
+  return lua_error(L);
+}
+
+static int refuse(lua_State *L, bool wrapped, const char *why) {
+  lua_settop(L, 0);
+  lua_pushstring(L, why);
+  return fail(L, wrapped, LUA_ERRRUN);
+}
+
+/* `co` has ended with an error. wrap closes it, as Lua's own does; so do we where the error passes
+** on, because then nobody gets to call coroutine.close. */
+static int deliver_error(lua_State *L, lua_State *co, bool wrapped, int status) {
+  int left = lua_status(co); /* LUA_YIELD: too deep in the C stack to be resumed */
+  lua_xmove(co, L, 1);
+  if (left != LUA_OK && left != LUA_YIELD && (wrapped || must_pass(L))) {
+    lua_xmove(L, co, 1); /* the __close metamethods get to see it */
+    close_thread(L, co);
+    lua_xmove(co, L, 1);
+  }
+  return fail(L, wrapped, status);
+}
+
+static int deliver(lua_State *L, lua_State *co, bool wrapped, int status, int nresults) {
+  struct task *t = task_running();
+  struct scope *inside = t != NULL ? scope_step_out(t, co) : NULL;
+  if (lua_status(co) == LUA_YIELD) *note(co) = inside;
+  if (status != LUA_OK && status != LUA_YIELD) return deliver_error(L, co, wrapped, status);
   if (!lua_checkstack(L, nresults + 1)) {
-    lua_pop(f->co, nresults);
+    lua_pop(co, nresults);
     return luaL_error(L, "too many results to resume");
   }
   if (!wrapped) lua_pushboolean(L, 1);
-  lua_xmove(f->co, L, nresults);
+  lua_xmove(co, L, nresults);
   return nresults + (wrapped ? 0 : 1);
 }
 
-/* The frame record sits at the bottom of the resumer's stack, in a userdata, only while the
-** coroutine waits: index 1 is the coroutine, index 2 the frame. */
-static int step(lua_State *L, struct frame *f, int nargs) {
-  struct task *t = task_running();
+static int resumed(lua_State *L, int status, lua_KContext wrapped);
+
+/* The coroutine stands at index 1. */
+static int step(lua_State *L, lua_State *co, bool wrapped, int nargs) {
   struct entered record = {.from = L, .outer = entered};
   int nresults;
   entered = &record;
-  int status = sched_resume(f->co, L, nargs, &nresults);
+  int status = sched_resume(co, L, nargs, &nresults);
   entered = record.outer;
-  if (status != LUA_YIELD || t == NULL || !sched_parked()) return deliver(L, f, status, nresults);
-  set_note(L, &waiting, f->co, f);
-  lua_settop(L, 1); /* the coroutine itself */
-  struct frame *kept = lua_newuserdatauv(L, sizeof *kept, 0);
-  *kept = *f;
-  return sched_yield_out(L, 0, (lua_KContext)kept, resumed);
+  if (status != LUA_YIELD || task_running() == NULL || !sched_parked())
+    return deliver(L, co, wrapped, status, nresults);
+  *note(co) = NOTE_WAITING;
+  lua_settop(L, 1);
+  return sched_yield_out(L, 0, wrapped, resumed);
 }
 
-static int resumed(lua_State *L, int status, lua_KContext ctx) {
+static int resumed(lua_State *L, int status, lua_KContext wrapped) {
   (void)status;
-  struct frame f = *(struct frame *)ctx;
+  lua_State *co = lua_tothread(L, 1);
+  *note(co) = NULL;
   lua_settop(L, 1);
-  set_note(L, &waiting, f.co, NULL);
-  return step(L, &f, 0);
+  return step(L, co, wrapped != 0, 0);
+}
+
+/* Why `co` cannot be resumed, or NULL. What Lua itself would refuse too is found out before
+** anything is changed on its behalf. */
+static const char *not_resumable(lua_State *co) {
+  lua_Debug ar;
+  int status = lua_status(co);
+  void *inside = *note(co);
+  if (status == LUA_OK && lua_getstack(co, 0, &ar)) return "cannot resume non-suspended coroutine";
+  if (inside == NOTE_TASK) return "cannot resume the coroutine of a task: only the scheduler does";
+  if (inside == NOTE_WAITING) return "cannot resume a coroutine that is waiting inside a task";
+  if (status != LUA_YIELD && (status != LUA_OK || lua_gettop(co) == 0))
+    return "cannot resume dead coroutine";
+  if (inside == NULL) return NULL;
+  struct task *t = task_running();
+  if (t == NULL)
+    return "cannot resume this coroutine outside of a task: it stopped inside a deadline, a shield "
+           "or a group";
+  if (!scope_can_step_in(t, inside))
+    return "cannot resume this coroutine from a task of a group inside of it";
+  return NULL;
 }
 
 static int resume(lua_State *L, lua_State *co, int nargs, bool wrapped) {
-  struct task *t = task_running();
-  struct frame f = {.co = co, .wrapped = wrapped, .outside = t != NULL ? t->scope : NULL};
-  if (lua_status(co) == LUA_YIELD && get_note(L, &waiting, co) != NULL) {
-    lua_settop(L, 0);
-    lua_pushliteral(L, "cannot resume a coroutine that is waiting inside a task");
-    return fail(L, wrapped);
-  }
+  const char *why = not_resumable(co);
+  if (why != NULL) return refuse(L, wrapped, why);
   if (!lua_checkstack(co, nargs)) return luaL_error(L, "too many arguments to resume");
-  if (lua_status(co) == LUA_OK && lua_gettop(co) == 0) {
-    lua_settop(L, 0);
-    lua_pushliteral(L, "cannot resume dead coroutine");
-    return fail(L, wrapped);
-  }
-  if (notes_in_use > 0 && t != NULL) {
-    struct scope *inside = get_note(L, &suspended_scope, co);
-    if (inside != NULL) {
-      set_note(L, &suspended_scope, co, NULL);
-      notes_in_use--;
-      for (struct scope *s = inside; s != NULL && s->entered_by == NULL && s->parent != NULL;
-           s = s->parent)
-        s->entered_by = t;
-      t->scope = inside;
-    }
-  }
+  struct scope *inside = *note(co);
+  *note(co) = NULL;
+  if (inside != NULL) scope_step_in(task_running(), inside);
   lua_xmove(L, co, nargs);
-  return step(L, &f, nargs);
+  return step(L, co, wrapped, nargs);
 }
 
 static lua_State *check_thread(lua_State *L) {
@@ -271,25 +286,25 @@ int coroutine_yield(lua_State *L) {
 
 int coroutine_close(lua_State *L) {
   lua_State *co = check_thread(L);
-  if (get_note(L, &waiting, co) != NULL)
+  lua_Debug ar;
+  if (co == L) return luaL_error(L, "cannot close a running coroutine");
+  if (lua_status(co) == LUA_OK && lua_getstack(co, 0, &ar))
+    return luaL_error(L, "cannot close a normal coroutine");
+  if (*note(co) == NOTE_WAITING)
     return luaL_error(L, "cannot close a coroutine that is waiting inside a task");
-  lua_getfield(L, LUA_REGISTRYINDEX, "sluice.coroutine.close");
-  lua_insert(L, 1);
-  lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
-  return lua_gettop(L);
+  if (*note(co) == NOTE_TASK)
+    return luaL_error(L, "cannot close the coroutine of a task: cancel the task instead");
+  int status = close_thread(L, co);
+  if (status == LUA_OK) {
+    lua_pushboolean(L, 1);
+    return 1;
+  }
+  lua_xmove(co, L, 1);
+  return fail(L, false, status);
 }
 
 /* ---- set-up
  * -------------------------------------------------------------------------------------- */
-
-static void weak_table(lua_State *L, const void *key) {
-  lua_newtable(L);
-  lua_createtable(L, 0, 1);
-  lua_pushliteral(L, "k");
-  lua_setfield(L, -2, "__mode");
-  lua_setmetatable(L, -2);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, key);
-}
 
 void coroutine_init(lua_State *L) {
   static const char *const names[][3] = {
@@ -301,8 +316,8 @@ void coroutine_init(lua_State *L) {
       {"_G", "print", "print (a __tostring metamethod)"},
       {"string", "format", "string.format (a __tostring metamethod)"},
       {"_G", "collectgarbage", "a finalizer (__gc)"},
-      {"coroutine", "close", "coroutine.close (a __close metamethod)"},
   };
+  *note(L) = NULL; /* a new coroutine gets a copy of the main thread's word */
   lua_newtable(L);
   for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
     lua_getglobal(L, names[i][0]);
@@ -312,10 +327,4 @@ void coroutine_init(lua_State *L) {
     lua_pop(L, 1);
   }
   lua_rawsetp(L, LUA_REGISTRYINDEX, &not_suspendable);
-  weak_table(L, &suspended_scope);
-  weak_table(L, &waiting);
-  lua_getglobal(L, "coroutine");
-  lua_getfield(L, -1, "close");
-  lua_setfield(L, LUA_REGISTRYINDEX, "sluice.coroutine.close");
-  lua_pop(L, 1);
 }

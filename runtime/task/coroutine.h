@@ -19,6 +19,9 @@ int coroutine_wrap(lua_State *L);
 int coroutine_yield(lua_State *L);
 int coroutine_close(lua_State *L);
 
+/* `thread` belongs to a task from now on: scripts cannot resume or close it. */
+void coroutine_mark_task(lua_State *thread);
+
 /* Call before the functions above are used, with the standard libraries open. */
 void coroutine_init(lua_State *L);
 

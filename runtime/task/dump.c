@@ -81,9 +81,22 @@ static void push_one(struct task *t, void *arg) {
   lua_rawseti(L, -2, ++table->count);
 }
 
-void dump_push_tasks(lua_State *L, struct scope *s) {
+static int push_all(lua_State *L) {
   struct table table = {.L = L};
+  struct scope *s = lua_touserdata(L, 1);
   luaL_checkstack(L, 8, NULL);
   lua_newtable(L);
   scope_each_task(s, push_one, &table);
+  return 1;
+}
+
+void dump_push_tasks(lua_State *L, struct scope *s) {
+  /* The collector may finish a scope that was dropped, and change the lists this walks along. */
+  bool collecting = lua_gc(L, LUA_GCISRUNNING) != 0;
+  lua_gc(L, LUA_GCSTOP);
+  lua_pushcfunction(L, push_all);
+  lua_pushlightuserdata(L, s);
+  int status = lua_pcall(L, 1, 1, 0);
+  if (collecting) lua_gc(L, LUA_GCRESTART);
+  if (status != LUA_OK) lua_error(L);
 }

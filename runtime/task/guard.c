@@ -10,19 +10,57 @@
 #include "task/task.h"
 
 #define HEADROOM (256u << 10) /* bytes handlers get after the ceiling was hit */
+#define ASKED_TICKS 20        /* of processor time a task gets to notice that it was asked to end */
 
 static struct {
   struct guard_options options;
   size_t used, ceiling;
-  volatile sig_atomic_t interrupted; /* second Ctrl-C */
-  volatile sig_atomic_t warn, stop;  /* verdicts of the tick on the running burst */
-  uint64_t tick_burst;               /* the burst the last tick saw */
-  volatile sig_atomic_t ticks;       /* how many ticks in a row saw that burst */
-  uint64_t warned_burst;
   bool out_of_memory;
+  uint64_t cpu_burst; /* the burst that was told to stop; 0: none */
+
+  /* Written by signal handlers. A verdict is on one burst: a hook that fires in a later one,
+  ** because the task waited just before it could, finds nothing to do. */
+  volatile sig_atomic_t interrupted; /* the second Ctrl-C */
+  volatile sig_atomic_t asked;       /* the first one, and it has not been seen on the loop yet */
+  volatile sig_atomic_t ticks;       /* how many ticks in a row saw tick_burst */
+  volatile sig_atomic_t asked_ticks; /* how many of them came after the request */
+  uint64_t tick_burst, asked_burst, warn_burst, stop_burst;
 } guard;
 
 /* ---- memory ---------------------------------------------------------------------------------- */
+
+#ifdef SLUICE_FAULTS
+static struct {
+  size_t left;   /* allocations until one fails; 0: off */
+  size_t refuse; /* bytes of the one that failed: Lua collects and asks once more */
+  bool fired;
+} fault;
+
+bool guard_fail_allocation(size_t nth) {
+  bool fired = fault.fired;
+  fault.left = nth;
+  fault.refuse = 0;
+  fault.fired = false;
+  return fired;
+}
+
+static bool refuses(size_t size) {
+  if (fault.refuse != 0) {
+    bool again = fault.refuse == size;
+    fault.refuse = 0;
+    return again;
+  }
+  if (fault.left == 0 || --fault.left > 0) return false;
+  fault.refuse = size;
+  fault.fired = true;
+  return true;
+}
+#else
+static bool refuses(size_t size) {
+  (void)size;
+  return false;
+}
+#endif
 
 void *guard_alloc(void *ud, void *ptr, size_t osize, size_t nsize) {
   (void)ud;
@@ -32,7 +70,10 @@ void *guard_alloc(void *ud, void *ptr, size_t osize, size_t nsize) {
     guard.used -= old;
     return NULL;
   }
-  if (guard.ceiling != 0 && nsize > old && guard.used + (nsize - old) > guard.ceiling) return NULL;
+  if (nsize > old) {
+    if (guard.ceiling != 0 && guard.used + (nsize - old) > guard.ceiling) return NULL;
+    if (refuses(nsize)) return NULL;
+  }
   void *block = realloc(ptr, nsize);
   if (block != NULL) guard.used += nsize - old;
   return block;
@@ -42,37 +83,84 @@ size_t guard_memory_used(void) {
   return guard.used;
 }
 
+static void push_memory_error(lua_State *L) {
+  size_t max = guard.options.max_memory;
+  if (max >= 1u << 20)
+    raise_push(L, ERR_MEMORY, NULL,
+               "the script's data outgrew the ceiling of %zu MiB (--max-memory)", max >> 20);
+  else if (max != 0)
+    raise_push(L, ERR_MEMORY, NULL, "the script's data outgrew the ceiling of %zu bytes", max);
+  else
+    raise_push(L, ERR_MEMORY, NULL, "the system has no more memory to give");
+}
+
 void guard_translate_error(lua_State *L, int status) {
-  if (status != LUA_ERRMEM || guard.options.max_memory == 0) return;
-  if (!guard.out_of_memory) guard.ceiling += HEADROOM;
-  guard.out_of_memory = true;
-  raise_push(L, ERR_MEMORY, NULL, "the script's data outgrew the ceiling of %zu MiB (--max-memory)",
-             guard.options.max_memory >> 20);
+  if (status != LUA_ERRMEM) return;
+  if (guard.ceiling != 0 && !guard.out_of_memory) {
+    guard.ceiling += HEADROOM;
+    guard.out_of_memory = true;
+  }
+  push_memory_error(L);
   lua_remove(L, -2);
+}
+
+/* ---- verdicts -------------------------------------------------------------------------------- */
+
+static bool cpu_pending(void) {
+  return guard.cpu_burst != 0 && guard.cpu_burst == sched_burst() && task_running() != NULL;
+}
+
+bool guard_pending(void) {
+  return guard.interrupted || guard.out_of_memory || cpu_pending();
+}
+
+static int raise_cpu(lua_State *L) {
+  raise_kind(L, ERR_CPU, NULL, "the task ran for more than %lld ms without waiting (--max-burst)",
+             (long long)guard.options.max_burst_ms);
+}
+
+static int raise_interrupted(lua_State *L) {
+  raise_kind(L, ERR_CANCELLED, NULL, "interrupted while it did not wait");
+}
+
+void guard_raise_again(lua_State *L) {
+  if (guard.interrupted) {
+    if (!raise_is_kind(L, -1, ERR_CANCELLED)) raise_interrupted(L);
+  } else if (guard.out_of_memory) {
+    if (raise_is_kind(L, -1, ERR_MEMORY)) return;
+    push_memory_error(L);
+    lua_error(L);
+  } else if (cpu_pending() && !raise_is_kind(L, -1, ERR_CPU)) {
+    raise_cpu(L);
+  }
 }
 
 /* ---- the hook -------------------------------------------------------------------------------- */
 
+static void warn(lua_State *L) {
+  luaL_traceback(L, L, NULL, 0);
+  const char *text =
+      lua_pushfstring(L, "a task has held the processor for %d ms; others wait meanwhile\n%s",
+                      (int)(guard.ticks * SIGNAL_CPU_TICK_MS), lua_tostring(L, -1));
+  guard.options.report(text);
+  lua_pop(L, 2);
+}
+
+/* Acts once. Of what it raises, pcall lets go by guard_pending; code that runs on all the same,
+** such as a loop in a __close metamethod, meets the hook again at the next tick. */
 static void on_hook(lua_State *L, lua_Debug *ar) {
   (void)ar;
-  if (guard.interrupted) {
-    /* The hook stays: a script that catches this error meets it again at its next instruction. */
-    raise_kind(L, ERR_CANCELLED, NULL, "interrupted (second Ctrl-C)");
-  }
+  uint64_t burst = sched_burst();
   lua_sethook(L, NULL, 0, 0);
-  if (guard.stop) {
-    guard.stop = 0;
-    raise_kind(L, ERR_CPU, NULL, "the task ran for more than %lld ms without waiting (--max-burst)",
-               (long long)guard.options.max_burst_ms);
+  if (guard.interrupted) raise_interrupted(L);
+  if (guard.stop_burst == burst) {
+    guard.stop_burst = 0;
+    guard.cpu_burst = burst;
+    raise_cpu(L);
   }
-  if (guard.warn) {
-    guard.warn = 0;
-    luaL_traceback(L, L, NULL, 0);
-    const char *text =
-        lua_pushfstring(L, "a task has held the processor for %d ms; others wait meanwhile\n%s",
-                        (int)(guard.ticks * SIGNAL_CPU_TICK_MS), lua_tostring(L, -1));
-    guard.options.report(text);
-    lua_pop(L, 2);
+  if (guard.warn_burst == burst) {
+    guard.warn_burst = 0;
+    warn(L);
   }
 }
 
@@ -82,9 +170,27 @@ static void set_hook(lua_State *L) {
 }
 
 void guard_interrupt_async(int nth) {
-  if (nth < 2) return; /* the first one asks politely, on the loop */
+  if (nth < 2) { /* asks politely, on the loop; but does the loop turn at all? */
+    guard.asked_burst = sched_burst();
+    guard.asked_ticks = 0;
+    guard.asked = 1;
+    return;
+  }
   guard.interrupted = 1;
   set_hook(sched_running_thread());
+}
+
+static void judge(void) {
+  int64_t held_ms = (int64_t)guard.ticks * SIGNAL_CPU_TICK_MS;
+  int64_t warn_ms = guard.options.warn_burst_ms, max_ms = guard.options.max_burst_ms;
+  if (max_ms > 0 && held_ms >= max_ms)
+    guard.stop_burst = guard.tick_burst;
+  else if (warn_ms > 0 && held_ms >= warn_ms && held_ms < warn_ms + SIGNAL_CPU_TICK_MS)
+    guard.warn_burst = guard.tick_burst;
+  if (guard.asked && guard.asked_burst == guard.tick_burst) {
+    guard.asked_ticks = guard.asked_ticks + 1;
+    if (guard.asked_ticks >= ASKED_TICKS) guard.interrupted = 1;
+  }
 }
 
 void guard_cpu_tick_async(void) {
@@ -92,29 +198,18 @@ void guard_cpu_tick_async(void) {
   if (L == NULL || sched_burst() != guard.tick_burst) {
     guard.tick_burst = sched_burst();
     guard.ticks = 0;
-    return;
+  } else {
+    guard.ticks = guard.ticks + 1;
+    judge();
   }
-  guard.ticks = guard.ticks + 1;
-  int64_t held_ms = (int64_t)guard.ticks * SIGNAL_CPU_TICK_MS;
-  if (guard.options.max_burst_ms > 0 && held_ms >= guard.options.max_burst_ms)
-    guard.stop = 1;
-  else if (guard.options.warn_burst_ms > 0 && held_ms >= guard.options.warn_burst_ms &&
-           guard.warned_burst != guard.tick_burst) {
-    guard.warned_burst = guard.tick_burst;
-    guard.warn = 1;
-  }
-  if (guard.stop || guard.warn) set_hook(L);
-}
-
-void guard_entering(lua_State *co) {
-  if (guard.interrupted) set_hook(co);
-}
-
-bool guard_pending(void) {
-  return guard.interrupted || guard.out_of_memory;
+  if (guard.interrupted || guard.stop_burst == guard.tick_burst ||
+      guard.warn_burst == guard.tick_burst)
+    set_hook(L);
 }
 
 void guard_init(const struct guard_options *options) {
   guard.options = *options;
   guard.ceiling = options->max_memory != 0 ? guard.used + options->max_memory : 0;
+  guard.out_of_memory = false;
+  guard.cpu_burst = guard.stop_burst = guard.warn_burst = 0;
 }

@@ -18,21 +18,28 @@ struct guard_options {
   void (*report)(const char *text); /* where a report goes: one message, may hold newlines */
 };
 
+/* May be called again: what was decided under the options before does not count any more. */
 void guard_init(const struct guard_options *options);
 
 /* The allocator of the Lua state; counts, and refuses above the ceiling. */
 void *guard_alloc(void *ud, void *ptr, size_t osize, size_t nsize);
 size_t guard_memory_used(void);
 
-/* Async-signal-safe. */
+/* Async-signal-safe. The nth request of a person (or a supervisor) to end. */
 void guard_interrupt_async(int nth);
 void guard_cpu_tick_async(void);
 
-/* Called by the scheduler before a thread runs: passes a pending interrupt on to it. */
-void guard_entering(lua_State *co);
 /* True while an interrupt, a cpu or a memory verdict stands: pcall may not swallow it. */
 bool guard_pending(void);
+/* With a verdict pending: raise its error, unless that is what is on top of the stack. */
+void guard_raise_again(lua_State *L);
 /* Turn LUA_ERRMEM's string on top of the stack into a `memory` error. */
 void guard_translate_error(lua_State *L, int status);
+
+#ifdef SLUICE_FAULTS
+/* Let the nth allocation from now on fail, 0: none. Returns whether one has failed since the last
+** call. For tests; not in a release. */
+bool guard_fail_allocation(size_t nth);
+#endif
 
 #endif

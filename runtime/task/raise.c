@@ -15,6 +15,7 @@
 /* Registry key of { value, traceback }: the last error that was not a table. A string carries no
 ** traceback of its own, and a group raises it a second time, far from where it happened. */
 static const char last_error;
+static bool remembered; /* the registry holds one */
 
 static void push_fields(lua_State *L, enum err_kind kind, const char *phase, const char *message) {
   lua_createtable(L, 0, 4);
@@ -49,7 +50,8 @@ int raise_kind(lua_State *L, enum err_kind kind, const char *phase, const char *
   __builtin_unreachable();
 }
 
-int raise_cancelled(lua_State *L, const struct task *t) {
+int raise_cancelled(lua_State *L, struct task *t) {
+  t->cancel_raised = true;
   const char *reason = t->cancelled ? t->reason : t->scope->reason;
   raise_kind(L, ERR_CANCELLED, NULL, "the task was cancelled: %s", reason ? reason : "by request");
 }
@@ -96,8 +98,28 @@ void raise_push_traceback(lua_State *L, int index) {
   lua_remove(L, -2);
 }
 
+void raise_forget(lua_State *L) {
+  if (!remembered) return;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &last_error);
+  lua_rawgeti(L, -1, 1);
+  bool same = lua_rawequal(L, -1, -3);
+  lua_pop(L, 2);
+  if (!same) return;
+  lua_pushnil(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &last_error);
+  remembered = false;
+}
+
+/* A cancellation that takes its course ends where it began, and nobody asks where it was raised:
+** without this, cancelling thousands of tasks is mostly spent on their tracebacks. */
+static bool takes_its_course(lua_State *L) {
+  struct task *t = task_running();
+  return t != NULL && t->cancel_raised && task_is_cancelled(t) && raise_is_cancelled(L, 1);
+}
+
 int raise_traceback(lua_State *L) {
   lua_settop(L, 1);
+  if (takes_its_course(L)) return 1;
   raise_push_traceback(L, 1);
   if (!lua_isnil(L, -1)) { /* raised again: the first place is the one that tells something */
     lua_settop(L, 1);
@@ -113,6 +135,7 @@ int raise_traceback(lua_State *L) {
     lua_insert(L, -2);
     lua_rawseti(L, -2, 2);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &last_error);
+    remembered = true;
   }
   lua_settop(L, 1);
   return 1;

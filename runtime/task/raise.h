@@ -17,7 +17,7 @@ void raise_push(lua_State *L, enum err_kind kind, const char *phase, const char 
     __attribute__((format(printf, 4, 5)));
 int raise_kind(lua_State *L, enum err_kind kind, const char *phase, const char *format, ...)
     __attribute__((format(printf, 4, 5), noreturn));
-int raise_cancelled(lua_State *L, const struct task *t) __attribute__((noreturn));
+int raise_cancelled(lua_State *L, struct task *t) __attribute__((noreturn));
 
 bool raise_is_kind(lua_State *L, int index, enum err_kind kind);
 static inline bool raise_is_cancelled(lua_State *L, int index) {
@@ -26,6 +26,8 @@ static inline bool raise_is_cancelled(lua_State *L, int index) {
 
 /* Message handler: adds the traceback to an error table, remembers it for any other value. */
 int raise_traceback(lua_State *L);
+/* The error on top has been caught: forget its traceback, should it be the one remembered. */
+void raise_forget(lua_State *L);
 /* Push the traceback remembered for the error value at `index`, or nil. */
 void raise_push_traceback(lua_State *L, int index);
 

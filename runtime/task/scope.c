@@ -7,10 +7,38 @@
 
 static size_t timers_armed, handles_open;
 
+/* ---- walking --------------------------------------------------------------------------------- */
+
+/* The scope after `s` in the tree under `root`, parents before children; NULL: that was the last.
+** Not recursive: a script may nest groups deeper than the C stack is. */
+static struct scope *after(const struct scope *root, struct scope *s, bool descend) {
+  if (descend && !list_empty(&s->children)) return list_entry(s->children.next, struct scope, link);
+  for (; s != root; s = s->parent)
+    if (s->link.next != &s->parent->children) return list_entry(s->link.next, struct scope, link);
+  return NULL;
+}
+
+void scope_each_task(struct scope *root, void (*visit)(struct task *, void *), void *arg) {
+  for (struct scope *s = root; s != NULL; s = after(root, s, true)) {
+    struct list *node;
+    list_each(node, &s->tasks) visit(list_entry(node, struct task, link), arg);
+  }
+}
+
+static void first_interruptible(struct task *t, void *arg) {
+  struct task **found = arg;
+  if (*found == NULL && t->state == TASK_WAITING && t->undo != NULL) *found = t;
+}
+
+struct task *scope_first_interruptible(struct scope *s) {
+  struct task *found = NULL;
+  scope_each_task(s, first_interruptible, &found);
+  return found;
+}
+
 /* ---- cancellation ---------------------------------------------------------------------------- */
 
-static void reach(struct scope *s, const char *reason) {
-  if (s->reached) return;
+static void reach_one(struct scope *s, const char *reason) {
   s->reached = true;
   s->reason = reason;
   struct list *node;
@@ -19,12 +47,16 @@ static void reach(struct scope *s, const char *reason) {
     if (t->scope == s) task_interrupt(t);
   }
   if (s->entered_by != NULL && s->entered_by->scope == s) task_interrupt(s->entered_by);
-  list_each(node, &s->children) {
-    struct scope *child = list_entry(node, struct scope, link);
-    if (child->shield)
-      scope_outside_cancelled(child);
-    else
-      reach(child, reason);
+}
+
+static void reach(struct scope *root, const char *reason) {
+  bool descend;
+  for (struct scope *s = root; s != NULL; s = after(root, s, descend)) {
+    descend = !s->reached && (s == root || !s->shield);
+    if (descend)
+      reach_one(s, reason);
+    else if (s->shield)
+      scope_outside_cancelled(s);
   }
 }
 
@@ -73,6 +105,7 @@ void scope_init(struct scope *s, struct scope *parent, bool group) {
   memset(s, 0, sizeof *s);
   s->parent = parent;
   s->group = group;
+  s->own_deadline_us = LOOP_NEVER;
   s->deadline_us = parent != NULL ? parent->deadline_us : LOOP_NEVER;
   s->service = parent != NULL && parent->service;
   list_init(&s->link);
@@ -92,49 +125,110 @@ void scope_init(struct scope *s, struct scope *parent, bool group) {
 }
 
 void scope_set_deadline(struct scope *s, int64_t at_us) {
-  if (at_us >= s->deadline_us) return; /* an enclosing one comes first */
-  s->deadline_us = at_us;
+  s->own_deadline_us = at_us;
+  if (at_us < s->deadline_us) s->deadline_us = at_us;
+  /* Also when an enclosing one comes first: the coroutine this is in may leave that one. */
   if (!arm(s, at_us)) scope_cancel(s, "out of memory");
+}
+
+static int64_t after_grace(const struct scope *s, int64_t at_us) {
+  return s->shield && at_us != LOOP_NEVER ? at_us + s->grace_us : at_us;
 }
 
 void scope_set_shield(struct scope *s, int64_t grace_us) {
   s->shield = true;
   s->grace_us = grace_us;
-  s->deadline_us = s->deadline_us == LOOP_NEVER ? LOOP_NEVER : s->deadline_us + grace_us;
+  s->deadline_us = after_grace(s, s->deadline_us);
   if (!s->reached) return;
   s->reached = false;
   s->reason = NULL;
   scope_outside_cancelled(s);
 }
 
-/* Tasks whose group was dropped in the middle (a generator that nobody finished): they are
-*cancelled
-** and unwind under the next group outside. */
-static void hand_over_tasks(struct scope *s) {
-  if (s->parent == NULL) return;
-  struct scope *heir = scope_owner(s->parent);
+static void inherit_deadlines(struct scope *root) {
+  for (struct scope *s = root; s != NULL; s = after(root, s, true)) {
+    int64_t outer_us = after_grace(s, s->parent->deadline_us);
+    s->deadline_us = outer_us < s->own_deadline_us ? outer_us : s->own_deadline_us;
+  }
+}
+
+static void move(struct scope *s, struct scope *to) {
+  list_remove(&s->link);
+  s->parent = to;
+  list_append(&to->children, &s->link);
+  inherit_deadlines(s);
+}
+
+static void inherit_cancellation(struct scope *s, const char *reason) {
+  if (s->shield)
+    scope_outside_cancelled(s);
+  else
+    reach(s, reason);
+}
+
+/* ---- the end --------------------------------------------------------------------------------- */
+
+static void hand_over_tasks(struct scope *from, struct scope *to, const char *reason) {
+  while (!list_empty(&from->tasks)) {
+    struct task *t = list_entry(from->tasks.next, struct task, link);
+    task_cancel(t, reason);
+    list_remove(&t->link);
+    list_append(&to->tasks, &t->link);
+    t->base = to;
+    if (t->scope == from) t->scope = to;
+  }
+  list_splice(&to->failed, &from->failed);
+}
+
+static void take_over_inner(struct scope *group) {
+  for (struct scope *s = group; s != NULL; s = after(group, s, true)) {
+    if (s == group || !s->group) continue;
+    if (!list_empty(&s->tasks)) scope_cancel(s, "its group is done");
+    hand_over_tasks(s, group, "its group is done");
+    list_splice(&group->handles, &s->handles);
+  }
+}
+
+bool scope_is_empty(struct scope *s) {
+  if (list_empty(&s->tasks)) take_over_inner(s);
+  return list_empty(&s->tasks);
+}
+
+/* Nobody is left to run them: the program ends. */
+static void forget_tasks(struct scope *s) {
   while (!list_empty(&s->tasks)) {
     struct task *t = list_entry(s->tasks.next, struct task, link);
-    task_cancel(t, "its group was dropped");
+    loop_timer_disarm(&t->timer);
+    list_remove(&t->queue);
     list_remove(&t->link);
-    list_append(&heir->tasks, &t->link);
-    t->base = heir;
-    if (t->scope == s) t->scope = heir;
   }
-  list_splice(&heir->failed, &s->failed);
+}
+
+/* No child may ever point at memory that is gone. */
+static void hand_over_children(struct scope *s) {
+  while (!list_empty(&s->children)) {
+    struct scope *child = list_entry(s->children.next, struct scope, link);
+    if (s->parent == NULL) {
+      list_remove(&child->link);
+      child->parent = NULL;
+      continue;
+    }
+    move(child, s->parent);
+    if (s->parent->reached) inherit_cancellation(child, s->parent->reason);
+  }
 }
 
 void scope_finish(struct scope *s) {
+  if (s->finished) return;
+  s->finished = true;
+  s->thread = NULL;
   disarm(s);
-  hand_over_tasks(s);
-  /* A generator that was dropped in the middle leaves its scope behind: hand it to the parent, so
-  ** that no child ever points at memory that is gone. */
-  while (!list_empty(&s->children)) {
-    struct scope *child = list_entry(s->children.next, struct scope, link);
-    list_remove(&child->link);
-    child->parent = s->parent;
-    if (s->parent != NULL) list_append(&s->parent->children, &child->link);
-  }
+  if (s->group) take_over_inner(s);
+  if (s->parent == NULL)
+    forget_tasks(s);
+  else if (s->group) /* tasks are left when a coroutine was closed or collected in the middle */
+    hand_over_tasks(s, scope_owner(s->parent), "its group was dropped");
+  hand_over_children(s);
   list_remove(&s->link);
   while (!list_empty(&s->handles)) { /* last opened, first closed */
     struct handle *h = list_entry(s->handles.prev, struct handle, link);
@@ -143,25 +237,32 @@ void scope_finish(struct scope *s) {
   }
 }
 
-/* ---- walking --------------------------------------------------------------------------------- */
+/* ---- coroutines that stop inside --------------------------------------------------------------
+ */
 
-void scope_each_task(struct scope *s, void (*visit)(struct task *, void *), void *arg) {
-  struct list *node;
-  list_each(node, &s->tasks) visit(list_entry(node, struct task, link), arg);
-  list_each(node, &s->children) {
-    scope_each_task(list_entry(node, struct scope, link), visit, arg);
+struct scope *scope_step_out(struct task *t, const lua_State *co) {
+  struct scope *inside = t->scope, *s = inside;
+  for (; s->thread == co; s = s->parent) {
+    s->entered_by = NULL;
+    inside->outermost = s;
   }
+  if (s == inside) return NULL;
+  t->scope = s;
+  return inside;
 }
 
-static void first_interruptible(struct task *t, void *arg) {
-  struct task **found = arg;
-  if (*found == NULL && t->state == TASK_WAITING && t->undo != NULL) *found = t;
+bool scope_can_step_in(const struct task *t, const struct scope *inside) {
+  for (const struct scope *s = t->scope; s != NULL; s = s->parent)
+    if (s == inside->outermost) return false;
+  return true;
 }
 
-struct task *scope_first_interruptible(struct scope *s) {
-  struct task *found = NULL;
-  scope_each_task(s, first_interruptible, &found);
-  return found;
+void scope_step_in(struct task *t, struct scope *inside) {
+  struct scope *top = inside->outermost;
+  if (top->parent != t->scope) move(top, t->scope);
+  if (task_is_cancelled(t)) inherit_cancellation(top, t->cancelled ? t->reason : t->scope->reason);
+  for (struct scope *s = inside; s != t->scope; s = s->parent) s->entered_by = t;
+  t->scope = inside;
 }
 
 /* ---- ownership ------------------------------------------------------------------------------- */

@@ -34,7 +34,6 @@ static struct {
 int sched_resume(lua_State *co, lua_State *from, int nargs, int *nresults) {
   lua_State *outer = sched.running_thread;
   sched.running_thread = co;
-  guard_entering(co);
   int status = lua_resume(co, from, nargs, nresults);
   sched.running_thread = outer;
   return status;
@@ -75,6 +74,7 @@ bool task_is_cancelled(const struct task *t) {
 void task_check(lua_State *L) {
   struct task *t = task_current(L);
   if (task_is_cancelled(t)) raise_cancelled(L, t);
+  t->cancel_raised = false;
 }
 
 static int park_k(lua_State *L, int status, lua_KContext ctx) {
@@ -88,6 +88,7 @@ static int park_k(lua_State *L, int status, lua_KContext ctx) {
     }
     raise_cancelled(L, t);
   }
+  t->cancel_raised = false;
   return t->k(L, LUA_YIELD, t->ctx);
 }
 
@@ -203,11 +204,15 @@ void task_where(lua_State *L, int level, char *out, size_t size) {
 static lua_State *take_thread(lua_State *L) {
   if (sched.pool_count > 0) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, sched.pool_ref);
-    lua_rawgeti(L, -1, sched.pool_count--);
+    lua_rawgeti(L, -1, sched.pool_count);
+    lua_pushnil(L); /* the pool must not keep what its next task leaves on the thread */
+    lua_rawseti(L, -3, sched.pool_count--);
     lua_remove(L, -2);
     return lua_tothread(L, -1);
   }
-  return lua_newthread(L);
+  lua_State *thread = lua_newthread(L);
+  coroutine_mark_task(thread);
+  return thread;
 }
 
 /* Only for threads whose base frame returned and whose values nobody wants. Allocates nothing. */
@@ -263,9 +268,11 @@ void task_cancel(struct task *t, const char *reason) {
   if (t->state == TASK_DONE || t->cancelled) return;
   t->cancelled = true;
   t->reason = reason;
-  struct scope *outermost = NULL;
-  for (struct scope *s = t->scope; s != t->base && s != NULL; s = s->parent) outermost = s;
-  if (outermost == NULL)
+  struct scope *outermost = NULL; /* of those it has entered itself */
+  for (struct scope *s = t->scope; s != t->base; s = s->parent) outermost = s;
+  if (outermost == NULL && t->state == TASK_WAITING && t->undo == NULL)
+    scope_cancel(t->subject, reason);
+  else if (outermost == NULL)
     task_interrupt(t);
   else if (outermost->shield)
     scope_outside_cancelled(outermost);
@@ -285,7 +292,7 @@ static void finish(struct task *t) {
   list_remove(&t->link);
   loop_timer_disarm(&t->timer);
   bool expected = t->failed && t->cancelled_out && (base->reached || t->cancelled);
-  if (t->failed && !expected) {
+  if (t->failed && !expected && base->parent != NULL) {
     list_append(&base->failed, &t->link); /* stays anchored until the group has read the error */
     scope_cancel(base, "another task of its group failed");
   } else {
@@ -307,6 +314,7 @@ static void run(struct task *t) {
   int nresults, nargs = t->nargs;
   t->nargs = 0;
   t->state = TASK_RUNNING;
+  t->parked_in = t->thread;
   sched.running = t;
   sched.parked = false;
   sched.burst = sched.burst + 1;
@@ -325,12 +333,15 @@ static bool deadlocked(void) {
 }
 
 /* Raise in the root if it can be interrupted where it waits, else in the first task under it that
-** can: its failure cancels the group, and the error comes out at the root. */
+** can: its failure cancels the group, and the error comes out at the root. There is always one, for
+** somewhere at the ends of the tree of groups a task waits for something else than a group. */
 static void raise_deadlock(struct task *root) {
   struct task *victim = root->undo != NULL ? root : scope_first_interruptible(root->base);
-  if (victim == NULL) victim = root;
   sched.deadlock_text = dump_deadlock(root);
-  task_interrupt(victim);
+  if (victim != NULL)
+    task_interrupt(victim);
+  else
+    task_wake(root, WAKE_CANCELLED);
 }
 
 /* False when the root ended. */
@@ -353,6 +364,7 @@ void sched_run(struct task *root) {
     else
       loop_poll(idle ? LOOP_NEVER : 0);
   }
+  loop_poll(0); /* a signal that came in the last burst still decides the exit code */
 }
 
 void sched_turn(int64_t max_wait_us) {

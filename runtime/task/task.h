@@ -4,8 +4,7 @@
 ** A task is a Lua coroutine whose base frame is a protected call, so that an error unwinds through
 ** its `<close>` variables, and those may wait. It has at most one pending wait, with one undo.
 ** Callbacks of the loop never enter Lua: they set a result and call task_wake; the scheduler
-*resumes
-** the task later, in its own turn.
+** resumes the task later, in its own turn.
 */
 #ifndef SLUICE_TASK_TASK_H
 #define SLUICE_TASK_TASK_H
@@ -54,6 +53,7 @@ struct task {
   bool cancelled;     /* this task alone was cancelled */
   bool failed;        /* its result is an error value */
   bool cancelled_out; /* that error value is a cancellation */
+  bool cancel_raised; /* what the last primitive did in it was to raise its cancellation */
   int nargs;          /* values waiting on the thread for the next resume */
   const char *reason; /* why it was cancelled, a static string */
   char spawned_at[40];
@@ -62,7 +62,9 @@ struct task {
 /* What a primitive says of the wait it is about to begin. */
 struct wait {
   const char *what;
-  void (*undo)(struct task *); /* take the wait back; must not call Lua */
+  /* Take the wait back; must not call Lua. NULL: a wait for the tasks of the group `subject`, which
+  ** is not taken back; they are cancelled instead. */
+  void (*undo)(struct task *);
   void *subject;
   bool external;
 };
@@ -79,10 +81,9 @@ void task_check(lua_State *L);
 bool task_is_cancelled(const struct task *t);
 
 /* Park the running task until task_wake. Call as `return task_park(L, &wait, ctx, k)`; `k` runs
-*with
-** the stack as it was, after a cancellation has been raised; task_running()->wake says how it woke.
-** Raises, without parking, where Lua cannot wait (inside table.sort, gsub, require, a finalizer …);
-** the undo is run in that case. */
+** with the stack as it was, after a cancellation has been raised; task_running()->wake says how
+** it woke. Raises, without parking, where Lua cannot wait (inside table.sort, gsub, require, a
+** finalizer, …); the undo is run in that case. */
 int task_park(lua_State *L, const struct wait *w, lua_KContext ctx, lua_KFunction k);
 
 /* Make a parked task ready. Does nothing to a task that is not waiting. */
