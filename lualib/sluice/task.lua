@@ -53,15 +53,21 @@ local function raise_first(list)
 end
 
 --- The end of every group: wait for the tasks, hand handles in the results to the outer group, close
---- the others, and raise the first failure with the later ones in `also`.
-local function leave(scope, ok, ...)
+--- the others, and raise the first failure with the later ones in `also`. `kept`: a table whose values
+--- are results as well.
+local function leave(scope, kept, ok, ...)
   local task_failed_first = scope:failed()
   -- The body has only been told to stop: by a task that failed, by group:cancel, or from outside.
   local stopped = not ok and scope:cancelled() and errors.is((...), "cancelled")
   if not ok then scope:cancel "its group failed" end
   scope:wait()
   local failed = scope:failed() and scope:errors() or nil
-  if ok and not failed and not core.is_cancelled() then core.adopt(...) end
+  if ok and not failed and not core.is_cancelled() then
+    core.adopt(...)
+    if kept then
+      for _, value in pairs(kept) do core.adopt(value) end
+    end
+  end
   scope:finish()
   if not ok and not stopped then failed = merge(failed or {}, (...), task_failed_first and 2 or 1) end
   if failed then raise_first(failed) end
@@ -78,7 +84,7 @@ end
 function task.group(f)
   check_function(f, "task.group", 1)
   local scope <close> = core.scope { group = true }
-  return leave(scope, scope:run(f, scope))
+  return leave(scope, nil, scope:run(f, scope))
 end
 
 --- Runs every function of the list as a task; returns their first results in the order of the list.
@@ -179,22 +185,30 @@ function task.map(list, f, opts)
   check_function(f, "task.map", 2)
   opts = opts or {}
   options.check("task.map", opts, MAP_OPTIONS)
-  local next_item, results, settle = source(list), {}, opts.settle
-  local function work()
-    for item, i in next_item do
-      if settle then
-        local ok, value = pcall(f, item, i)
-        results[i] = ok and { ok = true, value = value } or { ok = false, err = value }
-      else
-        results[i] = f(item, i)
-      end
+  local next_item, results, values = source(list), {}, {}
+  local function call(item, i)
+    if opts.settle then
+      local ok, value = pcall(f, item, i)
+      values[i] = ok and value or nil
+      results[i] = ok and { ok = true, value = value } or { ok = false, err = value }
+    else
+      results[i] = f(item, i)
     end
   end
-  local workers = opts.concurrency or MAP_CONCURRENCY
-  if type(list) == "table" then workers = math.min(workers, #list) end
-  task.group(function(group)
-    for _ = 1, workers do group:spawn(work) end
-  end)
+  local function work(item, i)
+    while item ~= nil do
+      call(item, i)
+      item, i = next_item()
+    end
+  end
+  local scope <close> = core.scope { group = true }
+  leave(scope, opts.settle and values or results, scope:run(function()
+    for _ = 1, opts.concurrency or MAP_CONCURRENCY do -- no more tasks than there are items
+      local item, i = next_item()
+      if item == nil then break end
+      scope:spawn(work, item, i)
+    end
+  end))
   return results
 end
 
