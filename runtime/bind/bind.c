@@ -62,6 +62,7 @@ void bind_open(lua_State *L) {
       {"sluice.core.server", luaopen_sluice_core_server},
       {"sluice.core.secret", luaopen_sluice_core_secret},
       {"sluice.core.sys", luaopen_sluice_core_sys},
+      {"sluice.core.token", luaopen_sluice_core_token},
       {NULL, NULL},
   };
   static const luaL_Reg globals[] = {

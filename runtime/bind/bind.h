@@ -19,6 +19,7 @@ int luaopen_sluice_core_json(lua_State *L);
 int luaopen_sluice_core_server(lua_State *L);
 int luaopen_sluice_core_secret(lua_State *L);
 int luaopen_sluice_core_sys(lua_State *L);
+int luaopen_sluice_core_token(lua_State *L);
 
 /* Put every module into package.preload, replace pcall, xpcall and coroutine.*. */
 void bind_open(lua_State *L);
