@@ -98,13 +98,11 @@ static void measure(const struct row *row) {
     struct sse s;
     sse_init(&s, SSE_EVENT_MAX);
     sink += pass(&s, row, stream, n, piece, look != 0, &scratch);
-    double best = 1e18; /* the least of ten parts: noise only ever adds */
-    for (int part = 0; part < 10; part++) {
+    double best = 1e18; /* of short passes: what else runs on the machine only ever adds */
+    for (int i = 0; i < ROUNDS; i++) {
       double start = cpu_ns();
-      for (int i = 0; i < ROUNDS / 10; i++) {
-        sink += pass(&s, row, stream, n, piece, look != 0, &scratch);
-      }
-      double took = (cpu_ns() - start) / (ROUNDS / 10) / EVENTS;
+      sink += pass(&s, row, stream, n, piece, look != 0, &scratch);
+      double took = (cpu_ns() - start) / EVENTS;
       if (took < best) best = took;
     }
     ns[look] = best;

@@ -1,11 +1,15 @@
 /*
-** The JSON cursor; see scan.h. Strings are the hot part: eight bytes are looked at a time, and a
-** byte that is neither plain ASCII nor the closing quote leaves the fast loop.
+** The JSON cursor; see scan.h, which has the hot part. Here: marking what ends plain text, all that
+** is rare, and numbers.
 */
 #include "base/scan.h"
 
 #include "base/limits.h"
 #include "base/utf8.h"
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 static inline void skip_space(struct scan *s) {
   while (s->p < s->end && (unsigned char)*s->p <= ' ') {
@@ -18,6 +22,8 @@ void scan_init(struct scan *s, const char *text, size_t n) {
   s->p = n > 0 ? text : "";
   s->start = s->p;
   s->end = s->p + n;
+  s->block = (uintptr_t)s->p - 64; /* marked is nothing yet */
+  s->special = 0;
   s->depth = 0;
   skip_space(s);
 }
@@ -29,54 +35,64 @@ bool scan_end(struct scan *s) {
 
 /* ---- strings --------------------------------------------------------------------------------- */
 
-static inline bool is_plain(unsigned char c) {
-  return c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
-}
-
 #if defined(__SSE2__)
 
-/* To the first byte at or after p that is not plain, or the end. From `start` on may be read. */
-static inline const char *skip_plain(const char *p, const char *end, const char *start) {
-  while (end - p >= 16) {
-    unsigned hit = scan_special16(p);
-    if (hit != 0) return p + __builtin_ctz(hit);
-    p += 16;
-  }
-  if (end - start >= 16) { /* the last 16 bytes once more, without those already seen */
-    unsigned hit = scan_special16(end - 16) >> (16 - (end - p));
-    return hit != 0 ? p + __builtin_ctz(hit) : end;
-  }
-  while (p < end && is_plain((unsigned char)*p)) p++;
-  return p;
+static inline uint64_t special16(const char *p) {
+  __m128i w = _mm_loadu_si128((const __m128i *)(const void *)p);
+  __m128i quote = _mm_cmpeq_epi8(w, _mm_set1_epi8('"'));
+  __m128i slash = _mm_cmpeq_epi8(w, _mm_set1_epi8('\\'));
+  __m128i other = _mm_cmplt_epi8(w, _mm_set1_epi8(0x20)); /* signed: what is not ASCII as well */
+  return (uint64_t)(unsigned)_mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quote, slash), other));
+}
+
+static uint64_t special64(const char *p) {
+  return special16(p) | special16(p + 16) << 16 | special16(p + 32) << 32 | special16(p + 48) << 48;
 }
 
 #else
 
-#define ONES UINT64_C(0x0101010101010101)
-#define HIGHS UINT64_C(0x8080808080808080)
+#define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
 
-/* The high bit of each byte as above. The lowest bit that is set is exact; those above it may come
-** of a borrow. Hence "stop in these eight bytes", and the byte loop finds where. */
-static inline uint64_t special_bytes(uint64_t w) {
-  uint64_t quote = w ^ (ONES * '"'), slash = w ^ (ONES * '\\');
-  uint64_t hit =
-      ((quote - ONES) & ~quote) | ((slash - ONES) & ~slash) | ((w - ONES * 0x20) & ~w) | w;
-  return hit & HIGHS;
+/* The high bit of each byte that is zero. */
+static inline uint64_t zeros8(uint64_t w) {
+  return ~(((w & EACH(0x7F)) + EACH(0x7F)) | w) & EACH(0x80);
 }
 
-static inline const char *skip_plain(const char *p, const char *end, const char *start) {
-  (void)start;
-  while (end - p >= 8) {
-    uint64_t w;
-    memcpy(&w, p, sizeof w);
-    if (special_bytes(w) != 0) break;
-    p += 8;
-  }
-  while (p < end && is_plain((unsigned char)*p)) p++;
-  return p;
+static inline uint64_t special8(const char *p) {
+  uint64_t w;
+  memcpy(&w, p, sizeof w);
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  w = __builtin_bswap64(w);
+#endif
+  uint64_t hit = zeros8(w ^ EACH('"')) | zeros8(w ^ EACH('\\')) | zeros8(w & EACH(0xE0)) | w;
+  return (hit & EACH(0x80)) * UINT64_C(0x0002040810204081) >> 56; /* eight high bits side by side */
+}
+
+static uint64_t special64(const char *p) {
+  uint64_t bits = 0;
+  for (unsigned i = 0; i < 64; i += 8) bits |= special8(p + i) << i;
+  return bits;
 }
 
 #endif
+
+/* Mark the block that p, which is before the end, is in. */
+void scan_load(struct scan *s, const char *p) {
+  /* The block behind the last does not depend on where the last string ended: begun early. */
+  size_t ahead = (uintptr_t)p - (s->block + 64);
+  const char *block = ahead < 64 ? p - ahead : p;
+  size_t n = (size_t)(s->end - s->start), rest = (size_t)(s->end - block);
+  s->block = (uintptr_t)block;
+  if (rest >= 64) {
+    s->special = special64(block);
+  } else if (n >= 64) { /* the last 64 bytes, without those of the block before */
+    s->special = special64(s->end - 64) >> (64 - rest) | UINT64_C(1) << rest;
+  } else {
+    char copy[64] = {0};
+    memcpy(copy, block, rest);
+    s->special = special64(copy); /* zeros are control characters */
+  }
+}
 
 static int hex_digit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -122,7 +138,7 @@ bool scan_string_any(struct scan *s, struct scan_text *out) {
   out->p = ++p;
   out->escaped = false;
   for (;;) {
-    p = skip_plain(p, end, s->start);
+    p = scan_plain(s, p);
     if (p == end) return false;
     size_t n;
     if (*p == '"') {

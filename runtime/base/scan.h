@@ -25,14 +25,12 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
-
 #include "base/buf.h"
 
 struct scan {
   const char *p, *end, *start;
+  uintptr_t block;  /* address of the 64 bytes of which `special` tells */
+  uint64_t special; /* a bit for each that is not plain text in a string; and one for the end */
   int depth;
 };
 
@@ -87,45 +85,46 @@ static inline bool scan_is_bytes(const struct scan_text *t, const char *bytes, s
 }
 
 /* ---- the hot part, inline ----------------------------------------------------------------------
-** One test of the room left, then compact JSON goes straight through; white space, long strings,
-** escapes and the last bytes of the text take the general functions in scan.c. */
+** Finding the end of a string byte by byte, or even 16 bytes at a time, is a chain in which each
+*step
+** waits for the one before. So the quotes (and all else that is not plain text) are marked 64 bytes
+** at a time, ahead of need, and the next one is a shift and a count away. Compact JSON goes
+*straight
+** through; white space, escapes and what is not ASCII take the general functions in scan.c. */
 
+void scan_load(struct scan *s, const char *p);
 bool scan_string_any(struct scan *s, struct scan_text *out);
 int scan_key_any(struct scan *s, bool *first, struct scan_text *key);
 bool scan_skip_any(struct scan *s);
 
-#if defined(__SSE2__)
-/* One bit for each of 16 bytes that is a quote, a backslash, a control character or not ASCII
-** (which is negative here, and so below a space too). */
-static inline unsigned scan_special16(const char *p) {
-  __m128i w = _mm_loadu_si128((const __m128i *)(const void *)p);
-  __m128i quote = _mm_cmpeq_epi8(w, _mm_set1_epi8('"'));
-  __m128i slash = _mm_cmpeq_epi8(w, _mm_set1_epi8('\\'));
-  __m128i other = _mm_cmplt_epi8(w, _mm_set1_epi8(0x20));
-  return (unsigned)_mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quote, slash), other));
+/* To the first byte at or after p that is a quote, a backslash, a control character or not ASCII,
+ *or
+ ** to the end. */
+static inline const char *scan_plain(struct scan *s, const char *p) {
+  for (;;) {
+    uintptr_t at = (uintptr_t)p - s->block;
+    if (at < 64) {
+      uint64_t rest = s->special >> at;
+      if (rest != 0) return p + __builtin_ctzll(rest);
+      p += 64 - at; /* not past the end: the block it is in has a bit for it */
+    }
+    if (p == s->end) return p;
+    scan_load(s, p);
+  }
 }
-
-/* Length of the plain string of up to 15 bytes that begins at `p`, 16 when it is none. */
-static inline size_t scan_short(const char *p) {
-  size_t n = (size_t)__builtin_ctz(scan_special16(p) | 1u << 16);
-  return n < 16 && p[n] == '"' ? n : 16;
-}
-#endif
 
 static inline bool scan_string(struct scan *s, struct scan_text *out) {
-#if defined(__SSE2__)
   const char *p = s->p;
-  if (s->end - p > 16 && *p == '"') {
-    size_t n = scan_short(++p);
-    if (n < 16) {
+  if (p < s->end && *p == '"') {
+    const char *q = scan_plain(s, ++p);
+    if (q < s->end && *q == '"') {
       out->p = p;
-      out->len = n;
+      out->len = (size_t)(q - p);
       out->escaped = false;
-      s->p = p + n + 1;
+      s->p = q + 1;
       return true;
     }
   }
-#endif
   return scan_string_any(s, out);
 }
 
@@ -158,31 +157,25 @@ static inline bool scan_skip(struct scan *s, struct scan_text *raw) {
 }
 
 static inline int scan_key(struct scan *s, bool *first, struct scan_text *key) {
-#if defined(__SSE2__)
   const char *p = s->p;
-  if (s->end - p > 20) {
-    if (*p == ',' && !*first) {
-      p++;
-    } else if (*p == '}') {
+  if (s->end - p > 2) {
+    if (*p == '}') {
       s->p = p + 1;
       s->depth--;
       return 0;
-    } else if (!*first) {
-      return scan_key_any(s, first, key);
     }
-    if (*p == '"') {
-      size_t n = scan_short(++p);
-      if (n < 16 && p[n + 1] == ':' && (unsigned char)p[n + 2] > ' ') {
+    if (*first ? *p == '"' : *p == ',' && *++p == '"') {
+      const char *q = scan_plain(s, ++p);
+      if (s->end - q > 2 && *q == '"' && q[1] == ':' && (unsigned char)q[2] > ' ') {
         key->p = p;
-        key->len = n;
+        key->len = (size_t)(q - p);
         key->escaped = false;
-        s->p = p + n + 2;
+        s->p = q + 2;
         *first = false;
         return 1;
       }
     }
   }
-#endif
   return scan_key_any(s, first, key);
 }
 
