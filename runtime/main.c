@@ -13,6 +13,7 @@
 #include "bind/sys.h"
 #include "embed.h"
 #include "io/loop.h"
+#include "io/process.h"
 #include "io/signal.h"
 #include "io/transfer.h"
 #include "task/guard.h"
@@ -179,6 +180,7 @@ int main(int argc, char **argv) {
   signal_close();
   scope_finish(&program.script);
   scope_finish(&program.service);
+  process_close();
   sched_close(L);
   lua_close(L);
   network_close();

@@ -63,6 +63,8 @@ void bind_open(lua_State *L) {
       {"sluice.core.secret", luaopen_sluice_core_secret},
       {"sluice.core.sys", luaopen_sluice_core_sys},
       {"sluice.core.token", luaopen_sluice_core_token},
+      {"sluice.core.file", luaopen_sluice_core_file},
+      {"sluice.core.process", luaopen_sluice_core_process},
       {NULL, NULL},
   };
   static const luaL_Reg globals[] = {

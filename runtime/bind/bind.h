@@ -20,6 +20,8 @@ int luaopen_sluice_core_server(lua_State *L);
 int luaopen_sluice_core_secret(lua_State *L);
 int luaopen_sluice_core_sys(lua_State *L);
 int luaopen_sluice_core_token(lua_State *L);
+int luaopen_sluice_core_file(lua_State *L);
+int luaopen_sluice_core_process(lua_State *L);
 
 /* Put every module into package.preload, replace pcall, xpcall and coroutine.*. */
 void bind_open(lua_State *L);
