@@ -38,6 +38,10 @@ static const char anthropic_chunk[] =
     "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":"
     "{\"type\":\"text_delta\",\"text\":\"%s\"}}\n\n";
 
+static const char spaced_chunk[] = "event: content_block_delta\ndata: {\"type\": "
+                                   "\"content_block_delta\", \"index\": 0, \"delta\": "
+                                   "{\"type\": \"text_delta\", \"text\": \"%s\"}}\n\n";
+
 struct row {
   const char *name, *chunk, *text;
   size_t piece; /* bytes fed at a time */
@@ -51,6 +55,7 @@ static const struct row rows[] = {
     {"openai, chinese", openai_chunk, "\xE4\xBD\xA0\xE5\xA5\xBD", 16384, false},
     {"siliconflow, usage each", siliconflow_chunk, " token", 16384, false},
     {"anthropic, 16 KiB reads", anthropic_chunk, " token", 16384, true},
+    {"anthropic, with spaces", spaced_chunk, " token", 16384, true},
 };
 
 static double cpu_ns(void) {

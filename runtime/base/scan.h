@@ -164,13 +164,19 @@ static inline int scan_key(struct scan *s, bool *first, struct scan_text *key) {
       s->depth--;
       return 0;
     }
-    if (*first ? *p == '"' : *p == ',' && *++p == '"') {
+    if (!*first && *p == ',')
+      p += p[1] == ' ' ? 2 : 1; /* Python's json.dumps writes ", " and ": " */
+    else if (!*first)
+      return scan_key_any(s, first, key);
+    if (*p == '"') {
       const char *q = scan_plain(s, ++p);
-      if (s->end - q > 2 && *q == '"' && q[1] == ':' && (unsigned char)q[2] > ' ') {
+      if (s->end - q > 3 && *q == '"' && q[1] == ':') {
+        const char *value = q + (q[2] == ' ' ? 3 : 2);
+        if ((unsigned char)*value <= ' ') return scan_key_any(s, first, key);
         key->p = p;
         key->len = (size_t)(q - p);
         key->escaped = false;
-        s->p = q + 2;
+        s->p = value;
         *first = false;
         return 1;
       }
