@@ -6,7 +6,7 @@
  *
  * What to answer is said in the model name, the one field every client and SDK lets its user set:
  *   "bench-n1000-gap20-delay5"   1,000 text deltas, 20 ms apart, the first 5 ms after the headers.
- * gap0 is "as fast as the socket takes them", in sends of 16 deltas (4 KiB) or what "-burst256"
+ * gap0 is "as fast as the socket takes them", in sends of 64 deltas (16 KiB), or as "-burst1"
  * says. Streams with a gap are spread evenly over it.
  *
  * Reading order: the texts, the request, the answer, the timers, main. */
@@ -29,7 +29,7 @@
 #define EVENTS_MAX 512
 #define CYCLE 32                 /* deltas before the texts repeat: 5 * CYCLE bytes when decoded */
 #define BLOCK_DELTAS (CYCLE * 8) /* deltas laid out one after another, about 64 KiB: one send */
-#define BURST 16                 /* deltas in one send unless told otherwise */
+#define BURST 64                 /* deltas in one send unless told otherwise */
 #define NOT_TIMED SIZE_MAX
 
 /* ---- the texts ------------------------------------------------------------------------------ */

@@ -246,7 +246,8 @@ local function measure(client, row, args)
   local units = row.mode == "ask" and "replies" or "deltas"
   fields.server_us = (after.cpu_us - before.cpu_us) / math.max(1, after[units] - before[units])
   fields.server_busy = (after.cpu_us - before.cpu_us) / (after.wall_us - before.wall_us)
-  log:write(('{"row":"%s","client":"%s","result":%s}\n'):format(row.id, client.name, (text:gsub("%s+$", ""))))
+  log:write(('{"row":"%s","client":"%s","server_us_per_unit":%.3f,"server_busy":%.3f,"result":%s}\n')
+    :format(row.id, client.name, fields.server_us, fields.server_busy, (text:gsub("%s+$", ""))))
   log:flush()
   return fields
 end
@@ -319,15 +320,18 @@ local function values(runs, row)
   return list
 end
 
---- Median, least and greatest of b/a, run by run.
+--- Median, least and greatest of b/a, run by run; and the best of b by the best of a.
 local function ratios(a, b, row)
-  local list = {}
+  local list, best_a, best_b = {}, math.huge, math.huge
   for i = 1, flags.runs do
     local x, y = a and a[i], b and b[i]
-    if x and y then list[#list + 1] = y[row.value] / x[row.value] end
+    if x and y then
+      list[#list + 1] = y[row.value] / x[row.value]
+      best_a, best_b = math.min(best_a, x[row.value]), math.min(best_b, y[row.value])
+    end
   end
   if #list == 0 then return nil end
-  return median(list), math.min(table.unpack(list)), math.max(table.unpack(list))
+  return median(list), math.min(table.unpack(list)), math.max(table.unpack(list)), best_b / best_a
 end
 
 --- Three digits that say something, whatever the size.
@@ -346,7 +350,7 @@ local missed = 0
 local function print_row(row, results)
   local base, own = results[bare.name], results[sluice and sluice.name or ""]
   local value, reference = median(values(own, row)), median(values(base, row))
-  local ratio, least, most = ratios(base, own, row)
+  local ratio, least, most, best = ratios(base, own, row)
   local verdict = ""
   if row.most and value then verdict = value <= row.most and "ok" or "over"
   elseif row.goal and ratio then verdict = ratio <= row.goal and "ok" or "over" end
@@ -356,38 +360,37 @@ local function print_row(row, results)
     pad(row.id, 13), pad(row.title, 34), pad(row.unit, 3, true),
     pad(aside and "(" .. figure(reference) .. ")" or figure(reference), 9, true), pad(figure(value), 8, true),
     pad(ratio and ("%.2f"):format(ratio) or "–", 6, true),
-    pad(ratio and ("(%.2f to %.2f)"):format(least, most) or "", 15), pad(goal_text(row), 9), verdict,
+    pad(ratio and ("(%.2f to %.2f)"):format(least, most) or "", 14),
+    pad(ratio and ("%.2f"):format(best) or "", 5, true), pad(goal_text(row), 9), verdict,
   }, "  "))
 end
 
---- Says whether the load server held the clients up: with a processor each, whoever needs more
--- processor time for a unit is the one that is waited for. And what a client without an HTTP library
--- would need.
+--- Says whether the load server held a client up, and what a client without an HTTP library would
+-- need. With a processor each, whoever needs more processor time for a unit is the one that is waited
+-- for; what is paced must leave the server idle time. One at a time, each always waits for the other.
 local function server_line(row, results)
   if row.mode == "startup" or row.mode == "idle" or row.mode == "tasks" then return nil end
-  local busiest, fastest, busy = 0, math.huge, 0
-  for _, runs in pairs(results) do
+  local is_paced = row.mode == "paced" or row.mode == "mem"
+  local worst, whose = 0, "nobody"
+  for name, runs in pairs(results) do
+    local shares = {}
     for i = 1, flags.runs do
       local fields = runs[i]
       if fields then
-        busiest = math.max(busiest, fields.server_us)
-        fastest = math.min(fastest, fields.cpu_us_per_unit)
-        busy = math.max(busy, fields.server_busy)
+        shares[#shares + 1] = is_paced and fields.server_busy or fields.server_us / fields.cpu_us_per_unit
       end
     end
+    local share = median(shares) or 0
+    if share > worst then worst, whose = share, name end
   end
-  if fastest == math.huge then return nil end
-  if row.mode == "paced" or row.mode == "mem" then
-    local line = ("%s: load server at most %.0f %% busy%s"):format(row.id, busy * 100,
-      busy > 0.9 and ": IT IS THE LIMIT" or "")
-    if row.mode == "mem" or row.args.parked then return line end
-    local least = measure(raw, row, smaller(row.args, row.mode))
-    return least and ("%s; raw epoll and recv need %s µs"):format(line, figure(least.cpu_us_per_unit)) or line
-  end
+  if worst == 0 then return nil end
+  local line
+  if is_paced then line = ("load server at most %.0f %% busy"):format(worst * 100)
+  else line = ("load server at most %.0f %% of the client's time a unit (%s)"):format(worst * 100, whose) end
+  if worst > 0.9 and row.args.concurrency ~= 1 then line = line .. ": IT IS THE LIMIT" end
+  if row.mode == "mem" or row.args.parked then return row.id .. ": " .. line end
   local least = measure(raw, row, smaller(row.args, row.mode))
-  return ("%s: load server at most %s µs, fastest client %s µs%s%s"):format(row.id, figure(busiest), figure(fastest),
-    busiest > fastest and row.args.concurrency ~= 1 and ": THE LOAD SERVER IS THE LIMIT" or "",
-    least and ("; raw epoll and recv need %s µs"):format(figure(least.cpu_us_per_unit)) or "")
+  return ("%s: %s; raw epoll and recv need %s µs"):format(row.id, line, least and figure(least.cpu_us_per_unit) or "?")
 end
 
 local function print_peers(peers, measured)
@@ -433,20 +436,32 @@ local function introduce(absent)
   print(("%s, %s; %s"):format(first_line("/proc/cpuinfo", "model name%s*:%s*([^\n]*)", "unknown processor"),
     first_line("/proc/sys/kernel/osrelease", "[^\n]*", "unknown kernel"),
     env.place ~= "" and env.place or "nothing pinned (no taskset, or one processor): figures are less sure"))
-  local load = tonumber(first_line("/proc/loadavg", "^%S+", "0"))
-  if load > 0.7 then
-    print(("This machine is busy (load %.1f): ratios are of runs side by side; mind their range."):format(load))
+  if tonumber(first_line("/proc/loadavg", "^%S+", "0")) > 0.7 then
+    print "This machine is busy with other things: mind the range of the ratios, and the best runs."
   end
   if not sluice then print(env.sluice .. " is not there (make builds it): bare libcurl and the peers only.") end
   for _, why in ipairs(absent) do print("skipped " .. why .. " (bench/install-peers)") end
-  print "µs: processor time, user and system, of the client. Medians; ratios run by run, with their range.\n"
+  print "µs: processor time, user and system, of the client. Medians; ratio: of neighbouring runs, their median and"
+  print "range; best: the best run of sluice by the best of bare libcurl, least disturbed by what else runs here.\n"
+end
+
+--- Ticks of all processors: in all, and those the hypervisor gave to others.
+local function ticks()
+  local all, stolen, i = 0, 0, 0
+  for n in read_file("/proc/stat"):match("^cpu%s+([^\n]*)"):gmatch "%d+" do
+    i = i + 1
+    if i <= 8 then all = all + n end
+    if i == 8 then stolen = math.tointeger(n) end
+  end
+  return all, stolen
 end
 
 local started = os.time()
+local all_before, stolen_before = ticks()
 local peers, absent = present_peers()
 introduce(absent)
 print(table.concat({ pad("row", 13), pad("", 34), pad("", 3), pad("bare", 9, true), pad("sluice", 8, true),
-  pad("ratio", 6, true), pad("(range)", 15), "goal" }, "  "))
+  pad("ratio", 6, true), pad("(range)", 14), pad("best", 5, true), "goal" }, "  "))
 local measured, servers = {}, {}
 for _, row in ipairs(rows.list) do
   if wanted(row) and (sluice or row.mode ~= "tasks") then
@@ -464,6 +479,9 @@ for _, row in ipairs(rows.list) do
 end
 if measured.wake then print "\n(…): sluice itself, with nobody else asleep" end
 print_peers(peers, measured)
+local all_after, stolen_after = ticks()
+servers[#servers + 1] = ("load of the machine at the end %s; %.1f %% of its time went to other guests of the host")
+  :format(first_line("/proc/loadavg", "^%S+", "?"), (stolen_after - stolen_before) / (all_after - all_before) * 100)
 if #servers > 0 then print("\n" .. table.concat(servers, "\n")) end
 for _, why in ipairs(failures) do print("FAILED " .. why) end
 print(("\n%d s; %d goal%s missed, %d run%s failed; every figure is in %s/results.jsonl"):format(os.time() - started,
