@@ -112,6 +112,8 @@ static const struct row openai[] = {
     {"details not an object", USAGE("\"prompt_tokens\":1,\"completion_tokens\":3,\"prompt_tokens_details\":[]"), NO},
     {"a cached count as a float", USAGE("\"prompt_tokens\":1,\"completion_tokens\":3,\"prompt_tokens_details\":"
      "{\"cached_tokens\":0.5}"), NO},
+    {"a cached count twice", USAGE("\"prompt_tokens\":1,\"completion_tokens\":3,\"prompt_tokens_details\":"
+     "{\"cached_tokens\":0,\"cached_tokens\":1}"), NO},
     {"usage a list", REPLY(HI, ",\"usage\":[]"), NO},
     {"an escaped key", REPLY(HI, ",\"us\\u0061ge\":{}"), NO},
     {"bad UTF-8 in the text", REPLY("{\"content\":\"\xFF\"}", ""), NO},

@@ -285,6 +285,35 @@ static void ceilings(void) {
   sse_free(&s);
 }
 
+/* Each of these buffers refuses, as it does when memory is short; the failure is told and final. */
+static void shortage(void) {
+  static const char *const in[] = {"event: \xFF\ndata: 1\n\n", "id: 5\ndata: 1\n\n",
+                                   "data: \xFF\n\n", "data: \xFF"};
+  struct sse_event ev;
+  for (size_t i = 0; i < sizeof in / sizeof *in; i++) {
+    struct sse s;
+    check_case("no memory for a copy");
+    sse_init(&s, 1000);
+    s.name.max = s.id.max = s.text.max = 0;
+    CHECK_INT(sse_feed(&s, in[i], strlen(in[i])), BUF_OK);
+    CHECK_INT(sse_finish(&s, &ev), -2);
+    CHECK_INT(sse_next(&s, &ev), -2);
+    CHECK_INT(sse_feed(&s, "data: 2\n\n", 9), BUF_NOMEM);
+    sse_free(&s);
+  }
+  struct sse s;
+  check_case("no memory for what is received: what came before is handed out first");
+  sse_init(&s, 1000);
+  CHECK_INT(sse_feed(&s, "data: 1\n\n", 9), BUF_OK);
+  s.in.max = 16;
+  CHECK(sse_feed(&s, "data: 2\n\n", 9) != BUF_OK);
+  CHECK(sse_feed(&s, "\n\n", 2) != BUF_OK); /* this would fit, but would follow a gap */
+  CHECK_INT(sse_next(&s, &ev), 1);
+  CHECK_TEXT(ev.data, ev.data_len, "1");
+  CHECK(sse_next(&s, &ev) < 0);
+  sse_free(&s);
+}
+
 /* ---- memory and cost ------------------------------------------------------------------------- */
 
 static void slices(void) {
@@ -393,6 +422,7 @@ static void cost(void) {
 int main(void) {
   table();
   ceilings();
+  shortage();
   slices();
   cost();
   return check_done();
