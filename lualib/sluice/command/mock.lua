@@ -40,10 +40,10 @@ local mock = {
 
 -- Help --------------------------------------------------------------------------------------------
 
-local INTRODUCTION = [[
-Speaks the OpenAI protocol (/v1/chat/completions), the Anthropic protocol (/v1/messages) and OAuth2 (/oauth/token), refuses what strict providers refuse, and says what happened at /stats. Any model name will do. It calls a tool when the prompt speaks of it, thinks when asked to, answers in Chinese when asked in Chinese.
-
-Some model names misbehave without a scenario:]]
+local INTRODUCTION = "Speaks the OpenAI protocol (/v1/chat/completions), the Anthropic protocol "
+  .. "(/v1/messages) and OAuth2 (/oauth/token), refuses what strict providers refuse, and says what happened at "
+  .. "/stats. Any model name will do. It calls a tool when the prompt speaks of it, thinks when asked to, answers "
+  .. "in Chinese when asked in Chinese.\n\nSome model names misbehave without a scenario:"
 
 local RULES = [[
 
@@ -87,7 +87,7 @@ local function log_line(entry)
     ("%.2f s"):format(task.now() - entry.at),
   }
   if #entry.rules > 0 then parts[#parts + 1] = "rule " .. table.concat(entry.rules, ", ") end
-  io.stderr:write(require "sluice.errors".one_line(table.concat(parts, "  "), 300), "\n")
+  io.stderr:write(require "sluice.errors".one_line(table.concat(parts, " "), 300), "\n")
 end
 
 local function announce(provider, quiet)

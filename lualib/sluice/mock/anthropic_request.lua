@@ -137,7 +137,7 @@ local function unanswered(open, path)
 end
 
 local function is_empty(content)
-  return content == "" or type(content) == "table" and #content == 0
+  return content == "" or check.is_array(content) and #content == 0
 end
 
 local function read_message(message, i, count, state, ask)

@@ -83,10 +83,10 @@ local COUNTS = { complete = "finished", error = "errors", cut = "cut", stalled =
 
 --- Runs when the handler ends, whatever ended it: a client that left has its task cancelled.
 function Entry:__close()
-  local provider, res = self.provider, self.res
-  self.provider, self.res = nil, nil
+  local provider = self.provider
+  self.provider = nil
   local counts = provider.counts
-  if not self.outcome then self.outcome = res.gone and "client_gone" or "closed" end
+  if not self.outcome then self.outcome = provider.server:closed() and "closed" or "client_gone" end
   if self.streaming then counts.streams_open = counts.streams_open - 1 end
   self.streaming = nil
   local name = COUNTS[self.outcome]
@@ -94,11 +94,11 @@ function Entry:__close()
   if provider.on_request then provider.on_request(self) end
 end
 
-local function open_entry(provider, req, res, route)
+local function open_entry(provider, req, route)
   provider.counts.requests = provider.counts.requests + 1
   local entry = setmetatable({
     method = req.method, path = req.path, headers = masked(req.headers, provider.keep_secrets), at = tasks.now(),
-    rules = {}, provider = provider, res = res, protocol = route.protocol,
+    rules = {}, provider = provider, protocol = route.protocol,
     id = ("req_mock%06d"):format(provider.counts.requests),
   }, Entry)
   append(provider.requests, entry)
@@ -403,7 +403,7 @@ function mock.start(opts)
     address = o.address, port = o.port, service = o.service, max_connections = o.max_connections,
     handler = function(req, res)
       local route, handle = route_of(req)
-      local entry <close> = open_entry(provider, req, res, route)
+      local entry <close> = open_entry(provider, req, route)
       handle(provider, req, res, entry, route)
     end,
   }

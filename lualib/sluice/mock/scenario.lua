@@ -236,7 +236,7 @@ scenario.MODELS = {
   ["mock-error"] = { { error_after = 8 }, "8 tokens, then an error event", 9 },
   ["mock-quota"] = { { status = 429, code = "insufficient_quota" }, "429 that no waiting will mend", 10 },
   ["mock-html"] = { { html = true }, "a proxy's 502 page", 11 },
-  ["mock-429"] = { { status = 429, retry_after = 1 }, "429 with Retry-After: 1; any other status likewise: mock-503", 12 },
+  ["mock-429"] = { { status = 429, retry_after = 1 }, "429, Retry-After: 1; any other status likewise: mock-503", 12 },
 }
 
 --- The effects a model's name stands for.
