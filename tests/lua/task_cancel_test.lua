@@ -44,7 +44,7 @@ local POINTS = {
   ["task.deadline"] = function() task.deadline(1, task.yield) end,
   ["in a coroutine"] = function() coroutine.wrap(task.yield)() end,
   ["in a metamethod"] = function() return setmetatable({}, { __index = function() task.yield() end }).x end,
-  ["in an iterator"] = function() for _ in function() task.yield() end do break end end,
+  ["in an iterator"] = function() for _ in function() task.yield() end do error "a turn" end end,
 }
 for name, point in pairs(POINTS) do
   T.test("raises at its beginning: " .. name, function(t)
