@@ -170,9 +170,12 @@ $(B)/%.o: %.c $(B)/.compile
 	$(say) CC $<
 	$(Q)$(COMPILE) -c $< -o $@
 
-$(B)/lualib.c: $(TOOLS)/embed $(LUALIB) $(B)/.lualib
+# When this machine builds for itself, the library goes in compiled too; a cross build leaves that out.
+EMBED := $(TOOLS)/$(if $(filter $(CC),$(BUILD_CC)),embed-compiled,embed)
+
+$(B)/lualib.c: $(EMBED) $(LUALIB) $(B)/.lualib
 	$(say) EMBED $@
-	$(Q)$(TOOLS)/embed lualib $(LUALIB) >$@
+	$(Q)$(EMBED) lualib $(LUALIB) >$@
 
 $(B)/lualib.o: $(B)/lualib.c $(B)/.compile
 	$(say) CC $<
@@ -201,6 +204,11 @@ $(B)/.%: FORCE
 tools: $(TOOLS)/embed $(TOOLS)/exec
 
 $(TOOLS)/embed: runtime/embed.c runtime/embed.h
+$(TOOLS)/embed-compiled: runtime/embed.c runtime/embed.h
+	@mkdir -p $(@D)
+	$(say) CC $@
+	$(Q)$(BUILD_CC) -std=c11 -D_GNU_SOURCE -Iruntime $(WARNINGS) -DEMBED_COMPILED $(LUA_CFLAGS) -O1 -g \
+	  $< -o $@ $(LUA_LIBS)
 $(TOOLS)/exec: tests/command/exec.c tests/command/exec_options.c tests/command/exec.h
 $(TOOLS)/%:
 	@mkdir -p $(@D)

@@ -5,6 +5,7 @@
 #include <lauxlib.h>
 #include <lualib.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,7 +69,10 @@ static int load_embedded(lua_State *L) {
     return 1;
   }
   lua_pushfstring(L, "@%s", file->path);
-  if (luaL_loadbufferx(L, (const char *)file->data, file->size, lua_tostring(L, -1), "t") != LUA_OK)
+  bool compiled = file->code != NULL && strcmp(lua_ident, embedded_lua_ident) == 0;
+  const char *bytes = (const char *)(compiled ? file->code : file->data);
+  size_t size = compiled ? file->code_size : file->size;
+  if (luaL_loadbufferx(L, bytes, size, lua_tostring(L, -1), compiled ? "b" : "t") != LUA_OK)
     return lua_error(L);
   lua_pushstring(L, file->path);
   return 2;
