@@ -99,16 +99,27 @@ local EVENT_STREAM = {
   ["X-Accel-Buffering"] = "no", -- nginx holds back what it proxies unless told
 }
 
+local function event_field(event, name, required)
+  local value = event[name]
+  if value == nil and not required then return nil end
+  if type(value) ~= "string" or not required and value:find "[\r\n]" then
+    options.raise(("res:event: field '%s' must be a string%s, got %s"):format(name,
+      required and "" or " of one line", options.got(value)))
+  end
+  return value
+end
+
 --- One server-sent event; the first one starts the reply. Waits while the client is slow.
 ---@async
 ---@param event { data: string, event?: string, id?: string }
 function Response:event(event)
+  local name, id, text = event_field(event, "event"), event_field(event, "id"), event_field(event, "data", true)
   if not self.sent then self:start(200, EVENT_STREAM) end
   local lines = {}
-  if event.event then lines[1] = "event: " .. event.event end
-  if event.id then lines[#lines + 1] = "id: " .. event.id end
+  if name then lines[1] = "event: " .. name end
+  if id then lines[#lines + 1] = "id: " .. id end
   -- a line break inside the data is a new data line (WHATWG, server-sent events)
-  local data = event.data:gsub("\r\n?", "\n"):gsub("\n", "\ndata: ")
+  local data = text:gsub("\r\n?", "\n"):gsub("\n", "\ndata: ")
   lines[#lines + 1] = "data: " .. data
   self:write(table.concat(lines, "\n") .. "\n\n")
 end
@@ -156,7 +167,11 @@ local function serve(server, req, res)
     if ok then ok, err = false, first end
   end
   scope:finish()
-  conclude(server, req, res, ok, err)
+  -- on_error may wait, and the client leave meanwhile; nothing of that may end the server
+  local concluded, fault = pcall(conclude, server, req, res, ok, err)
+  if concluded then return end
+  res:abort()
+  if not errors.is(fault, "network") then print_error(fault, req) end
 end
 
 local function accept(server)

@@ -226,7 +226,8 @@ static void on_request(struct evhttp_request *request, void *arg) {
   x->is_head = evhttp_request_get_command(request) == EVHTTP_REQ_HEAD;
   evhttp_request_set_on_complete_cb(request, on_complete, c);
   /* evhttp does not read until it replies, and would not see the client leave. Without a callback
-  ** the next request, if one comes early, is only kept, up to the watermark. */
+  ** the next request, if one comes early, is only kept, up to the watermark. (Who sends more than
+  ** that ahead, and leaves, is noticed when next written to.) */
   connection_watch(c);
   bufferevent_setwatermark(bev, EV_READ, 0, AHEAD_MAX);
   bufferevent_enable(bev, EV_READ);

@@ -218,6 +218,8 @@ T.test("what a handler must not do is refused, with the reason", function(t)
     res:write "fine"
     res:finish()
     refused("late", res.write, res, "x")
+    refused("event", res.event, res, { data = "x", event = "a\ndata: b" })
+    refused("data", res.event, res, { event = "a" })
   end)
   t.eq(http.request(server.url).body, "fine")
   t.match(seen["break"], "'X%-A'.*line break or a NUL at byte 2")
@@ -229,6 +231,8 @@ T.test("what a handler must not do is refused, with the reason", function(t)
   t.match(seen.early, "res:write.*not been started")
   t.match(seen.twice, "res:send.*started already")
   t.match(seen.late, "res:write.*complete already")
+  t.match(seen.event, "field 'event' must be a string of one line, got a string")
+  t.match(seen.data, "field 'data' must be a string, got nothing")
 end)
 
 -- Handlers that fail ------------------------------------------------------------------------------------
@@ -267,6 +271,21 @@ T.test("a handler that leaves its stream open is finished for it", function(t)
     res:write "all"
   end)
   t.eq(http.request(server.url).body, "all")
+end)
+
+T.test("an on_error that waits while the client leaves does not end the server", function(t)
+  local waited
+  local server <close> = serve(function(req)
+    if req.path == "/raise" then error "oops" end
+  end, { on_error = function(err)
+    if tostring(err):find "oops" then
+      task.shield(5, function() task.sleep(0.1) end)
+      waited = true
+    end
+  end })
+  t.raises("timeout", task.deadline, 0.02, http.request, server.url .. "/raise")
+  T.until_(function() return waited end)
+  t.eq(http.request(server.url .. "/again").status, 500)
 end)
 
 T.test("a task of a handler that fails is the handler's failure", function(t)
@@ -588,6 +607,47 @@ T.test("waiting for a client is no deadlock", function(t)
     timeout 5 cat <&3' >/dev/null 2>&1) &]]):format(server.port))
   t.eq(inbox:receive(), "hi") -- nothing else runs in this process
   T.until_(function() return (server:load()) == 0 end)
+end)
+
+T.test("what a handler had to unwind is unwound when the script ends", function(t)
+  local C = require "command"
+  local result = C.run { C.sluice, "run", "-e", [[
+    local sluice = require "sluice"
+    local server = sluice.server.listen { handler = function(_, res)
+      local guard <close> = setmetatable({}, { __close = function(_, err) print(err.message) end })
+      res:event { data = "x" }
+      sluice.task.sleep(100)
+    end }
+    local stream = sluice.http.stream(server.url)
+    stream:events()(stream)
+    print "end of script"]] }
+  t.eq({ result.code, result.stderr }, { 0, "" })
+  t.match(result.stdout, "^end of script\nthe task was cancelled: .*\n$")
+end)
+
+T.test("the stub for editors says what the C modules have", function(t)
+  local core = require "sluice.core.server"
+  local text = T.read "lualib/meta/sluice/server.lua"
+  local function declared(class)
+    local names = {}
+    for name in text:gmatch("\nfunction " .. class .. "[:.]([%w_]+)%(") do names[name] = true end
+    return names
+  end
+  local function defined(methods)
+    local names = {}
+    for name in pairs(methods) do
+      if type(name) == "string" and not name:find "^__" then names[name] = true end
+    end
+    return names
+  end
+  local listener <close> = core.listen { address = "127.0.0.1" }
+  t.eq(declared "Listener", defined(getmetatable(listener)))
+  local exchange = defined(core.exchange)
+  exchange.json, exchange.event = nil, nil -- added in Lua
+  t.eq(declared "Exchange", exchange)
+  local functions = defined(core)
+  functions.exchange = nil
+  t.eq(declared "server", functions)
 end)
 
 T.test("many at once, some leaving: nothing is left", function(t)
