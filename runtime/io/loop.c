@@ -4,11 +4,16 @@
 
 #include <stdlib.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/timerfd.h>
+#endif
 #include <time.h>
+#include <unistd.h>
 
 static struct {
   struct event_base *base;
-  struct event *tick;       /* the one libevent timer: the nearest of ours */
+  struct event *tick;       /* what ends a wait when the nearest of our timers is due */
+  int tick_fd;              /* a timerfd, or -1 where there is none and `tick` is a timer */
   int64_t tick_at_us;       /* when it is set to go off; LOOP_NEVER when it is not pending */
   struct loop_timer **heap; /* heap[1..count] */
   size_t count, cap;
@@ -136,18 +141,47 @@ static void fire_due(void) {
 /* ---- waiting ----------------------------------------------------------------------------- */
 
 static void on_tick(evutil_socket_t fd, short what, void *arg) {
-  (void)fd, (void)what, (void)arg;
+  (void)what, (void)arg;
+  uint64_t times;
+  if (fd >= 0 && read(fd, &times, sizeof times) < 0) return; /* it was set anew meanwhile */
   loop.tick_at_us = LOOP_NEVER;
 }
 
-static void set_tick(int64_t at_us) {
-  /* A tick that comes too early costs one idle turn; moving it costs a heap operation each time. */
-  if (loop.tick_at_us <= at_us) return;
-  int64_t wait = at_us - loop.now_us;
-  if (wait < 0) wait = 0;
+/* libevent's own timers follow a clock that moves every 4 ms, unless it is to make a system call
+** for each turn of the loop; a timerfd costs one when the nearest time changes. */
+#ifdef __linux__
+static struct event *make_tick(void) {
+  loop.tick_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+  if (loop.tick_fd < 0) return NULL;
+  struct event *tick = event_new(loop.base, loop.tick_fd, EV_READ | EV_PERSIST, on_tick, NULL);
+  if (tick != NULL && event_add(tick, NULL) == 0) return tick;
+  if (tick != NULL) event_free(tick);
+  return NULL;
+}
+
+static void start_tick(int64_t at_us) {
+  struct itimerspec at = {
+      .it_value = {.tv_sec = (time_t)(at_us / 1000000), .tv_nsec = (long)(at_us % 1000000) * 1000}};
+  timerfd_settime(loop.tick_fd, TFD_TIMER_ABSTIME, &at, NULL);
+}
+#else
+static struct event *make_tick(void) {
+  loop.tick_fd = -1;
+  return evtimer_new(loop.base, on_tick, NULL);
+}
+
+static void start_tick(int64_t at_us) {
+  int64_t wait = at_us > loop.now_us ? at_us - loop.now_us : 0;
   struct timeval tv = {.tv_sec = (time_t)(wait / 1000000),
                        .tv_usec = (suseconds_t)(wait % 1000000)};
   event_add(loop.tick, &tv);
+}
+#endif
+
+static void set_tick(int64_t at_us) {
+  /* A tick that comes too early costs one idle turn; moving it costs a system call each time. */
+  if (loop.tick_at_us <= at_us) return;
+  start_tick(at_us);
   loop.tick_at_us = at_us;
 }
 
@@ -224,7 +258,7 @@ int loop_init(void) {
   loop.base = event_base_new_with_config(config);
   event_config_free(config);
   if (loop.base == NULL) return -1;
-  loop.tick = evtimer_new(loop.base, on_tick, NULL);
+  loop.tick = make_tick();
   if (loop.tick == NULL) return -1;
   loop.tick_at_us = LOOP_NEVER;
   loop_refresh_us();
@@ -238,6 +272,7 @@ const char *loop_version(void) {
 
 void loop_close(void) {
   if (loop.tick != NULL) event_free(loop.tick);
+  if (loop.tick_fd > 0) close(loop.tick_fd);
   if (loop.base != NULL) event_base_free(loop.base);
   free(loop.heap);
   memset(&loop, 0, sizeof loop);
