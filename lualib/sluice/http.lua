@@ -3,6 +3,7 @@
 -- An HTTP status is an answer, not a failure: only the network, a timer or a broken reply raises.
 
 local core = require "sluice.core.http"
+local now = require "sluice.core.task".now
 local sys = require "sluice.core.sys"
 local json = require "sluice.json"
 local errors = require "sluice.errors"
@@ -30,9 +31,18 @@ local SPEC = options.spec {
 
 local TOTAL = 60 -- seconds, for request; a stream may take as long as it says something
 
--- Headers that must not follow a redirect to another origin: RFC 9110 15.4 and the keys of providers.
-local CREDENTIALS = { authorization = true, cookie = true, ["proxy-authorization"] = true,
-  ["x-api-key"] = true, ["api-key"] = true, ["x-vault-token"] = true, ["x-auth-token"] = true }
+-- Headers that must not follow a redirect to another origin (RFC 9110 15.4): what holds a credential by
+-- its name, which covers x-goog-api-key, private-token, x-amz-security-token and their like; and Host,
+-- which names the origin that was left.
+local CREDENTIALS = { "auth", "key", "token", "secret", "cookie", "session", "passw", "credential", "signature" }
+
+local function stays_behind(lower)
+  if lower == "host" then return true end
+  for _, word in ipairs(CREDENTIALS) do
+    if lower:find(word, 1, true) then return true end
+  end
+  return false
+end
 
 local http = {}
 
@@ -43,7 +53,7 @@ local function header_list(headers, extra, keep_credentials)
   for name, value in pairs(headers or {}) do
     local lower = tostring(name):lower()
     seen[lower] = true
-    if keep_credentials or not (CREDENTIALS[lower] or secret.is(value)) then
+    if keep_credentials or not (secret.is(value) or stays_behind(lower)) then
       list[#list + 1] = name
       list[#list + 1] = value
     end
@@ -58,6 +68,7 @@ local function header_list(headers, extra, keep_credentials)
 end
 
 local function check_url(where, base, url)
+  if url:find("\0", 1, true) then options.raise(where .. ": option 'url' holds a NUL byte") end
   local resolved, same_or_why = core.resolve(base, url)
   if not resolved then
     options.raise(("%s: option 'url' is not a URL: %s"):format(where, same_or_why))
@@ -84,17 +95,19 @@ local function read(where, opts)
     call.extra["Content-Type"] = "application/octet-stream"
   end
   call.method = (opts.method or (call.body and "POST" or "GET")):upper()
+  if call.method == "HEAD" and call.body then
+    options.raise(where .. ": option 'method': a HEAD request has no body")
+  end
   check_url(where, "", opts.url)
   return call
 end
 
-local function endpoint(call, url, keep_credentials, total)
+local function endpoint(call, url, keep_credentials)
   local timeout = call.timeout
   return core.endpoint {
     method = call.method, url = url,
     headers = header_list(call.headers, call.extra, keep_credentials),
     connect = timeout.connect, first = timeout.first_token, idle = timeout.idle,
-    total = timeout.total or total,
     body_max = call.max_body or BODY_MAX,
   }
 end
@@ -106,15 +119,21 @@ end
 
 local REDIRECT = { [301] = true, [302] = true, [303] = true, [307] = true, [308] = true }
 
---- Follows redirects until another answer comes. `send(endpoint, body)` gives what has status() and
---- header(), or false and a failure.
+--- Follows redirects until another answer comes, all of them within `total` seconds. `send(endpoint,
+--- body, seconds)` gives what has status() and header(), or false and a failure.
 local function follow(where, call, total, send)
   local url, keep = call.url, true
   local limit = call.redirects or REDIRECTS
+  local started = now()
+  total = call.timeout.total or total
   for hops = 0, limit do
     call.shown = url:gsub("[?#].*$", ""):gsub("//[^/@]*@", "//")
-    local answer, kind, phase, message, elapsed = send(endpoint(call, url, keep, total), call.body)
-    if not answer then raise_failure(call, kind, phase, message, elapsed) end
+    local left = total and total > 0 and math.max(total - (now() - started), 1e-6) or nil
+    local answer, kind, phase, message, elapsed = send(endpoint(call, url, keep), call.body, left)
+    if not answer then
+      if phase == "total" then message = ("not finished within %.3g s (timeout.total)"):format(total) end
+      raise_failure(call, kind, phase, message, hops > 0 and now() - started or elapsed)
+    end
     local status = answer:status()
     local location = REDIRECT[status] and answer:header("location")
     if not location or limit == 0 then return answer, url end
@@ -176,7 +195,7 @@ end
 function http.request(opts)
   local where = "sluice.http.request"
   local call = read(where, opts)
-  local response, url = follow(where, call, TOTAL, function(e, body) return e:request(body, nil) end)
+  local response, url = follow(where, call, TOTAL, function(e, body, seconds) return e:request(body, seconds) end)
   local _, elapsed = response:times()
   return setmetatable({ status = response:status(), headers = response:headers(), body = response:body(),
     url = url, elapsed = elapsed }, Response)
@@ -191,10 +210,12 @@ local EventStream = { __name = "sluice.http.stream", __sluice_handle = "handle" 
 EventStream.__index = EventStream
 
 local function next_event(self)
+  if self.ended then return nil end
   local first, a, b, c, d = self.handle:pull()
   if first == nil then return { event = a, data = b, id = c } end
   self:close()
   if a then raise_failure(self.call, a, b, c, d) end
+  self.ended = true
   return nil
 end
 
@@ -220,13 +241,15 @@ function http.stream(opts)
   local where = "sluice.http.stream"
   local call = read(where, opts)
   call.extra.Accept = "text/event-stream"
-  local handle = follow(where, call, nil, function(e, body) return e:stream(body, nil) end)
+  local handle = follow(where, call, nil, function(e, body, seconds) return e:stream(body, seconds) end)
   if not handle:is_events() then
-    local status, body = handle:status(), handle:body()
+    local status = handle:status()
+    local body, kind, phase, message, elapsed = handle:body()
     handle:close()
+    if not body then raise_failure(call, kind, phase, message, elapsed) end
     errors.raise { kind = "protocol", code = "content_type", status = status,
       message = ("%s %s: the answer is not an event stream: %s"):format(call.method, call.shown,
-        errors.one_line(body or "", 200)) }
+        body == "" and "it is empty" or errors.one_line(body, 200)) }
   end
   return setmetatable({ handle = handle, call = call, status = handle:status(), headers = handle:headers() },
     EventStream)

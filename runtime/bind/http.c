@@ -4,6 +4,7 @@
 */
 #include "bind/http.h"
 
+#include <ctype.h>
 #include <lauxlib.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,9 @@
 #include "base/limits.h"
 #include "bind/bind.h"
 #include "bind/secret.h"
+
+/* Bytes of one repeated header's values: joining copies, and a hostile reply has thousands. */
+#define JOINED_MAX 8192
 
 /* ---- checks
  * ---------------------------------------------------------------------------------------- */
@@ -212,6 +216,22 @@ static void lower(char *s, size_t n) {
     if (s[i] >= 'A' && s[i] <= 'Z') s[i] = (char)(s[i] + ('a' - 'A'));
 }
 
+/* t[name] = value in the table on top, behind the values of that name which came before. */
+static void push_joined(lua_State *L, const char *name, const char *value, size_t len) {
+  if (lua_getfield(L, -1, name) != LUA_TSTRING) {
+    lua_pop(L, 1);
+    lua_pushlstring(L, value, len);
+  } else if (lua_rawlen(L, -1) > JOINED_MAX) {
+    lua_pop(L, 1);
+    return;
+  } else {
+    lua_pushliteral(L, ", ");
+    lua_pushlstring(L, value, len);
+    lua_concat(L, 3);
+  }
+  lua_setfield(L, -2, name);
+}
+
 /* Push { [lower-case name] = value }; values of a repeated header are joined with ", ". */
 int http_headers(lua_State *L, const struct transfer *t) {
   const char *p = t->headers.data, *end = p + t->headers.len;
@@ -222,23 +242,14 @@ int http_headers(lua_State *L, const struct transfer *t) {
     const char *colon = memchr(p, ':', (size_t)(next - p));
     if (colon != NULL && colon - p < 256) {
       char name[256];
-      size_t n = (size_t)(colon - p), len;
+      size_t n = (size_t)(colon - p);
+      const char *from = colon + 1, *to = next;
+      while (from < to && (*from == ' ' || *from == '\t')) from++;
+      while (to > from && isspace((unsigned char)to[-1])) to--;
       memcpy(name, p, n);
       name[n] = '\0';
-      const char *value = transfer_header(t, name, &len); /* the first one of this name */
       lower(name, n);
-      if (lua_getfield(L, -1, name) == LUA_TSTRING) {
-        const char *from = colon + 1, *to = next;
-        while (from < to && (*from == ' ' || *from == '\t')) from++;
-        while (to > from && (to[-1] == '\r' || to[-1] == '\n' || to[-1] == ' ')) to--;
-        lua_pushliteral(L, ", ");
-        lua_pushlstring(L, from, (size_t)(to - from));
-        lua_concat(L, 3);
-      } else {
-        lua_pop(L, 1);
-        lua_pushlstring(L, value != NULL ? value : "", value != NULL ? len : 0);
-      }
-      lua_setfield(L, -2, name);
+      push_joined(L, name, from, (size_t)(to - from));
     }
     p = next;
   }

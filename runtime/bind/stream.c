@@ -87,6 +87,7 @@ static void undo_open(struct task *waiting) {
 static int park(lua_State *L, struct http_stream *s, lua_KFunction k) {
   if (s->waiter != NULL) return luaL_error(L, "another task is already reading this stream");
   if (s->stream.transfer.progress_us == LOOP_NEVER) transfer_expect(&s->stream.transfer);
+  transfer_seen(&s->stream.transfer);
   s->waiter = task_running();
   struct wait w = {
       .what = s->label, .undo = k == opened ? undo_open : undo, .subject = s, .external = true};
@@ -174,33 +175,44 @@ static bool as_before(struct http_stream *s, struct delta *d) {
 /* `raw` is where the event began, of which `before` bytes with all behind it were buffered. */
 static bool as_delta(struct http_stream *s, const struct sse_event *ev, const char *raw,
                      size_t before, struct delta *d) {
+  bool plain;
   if (s->protocol == PROTOCOL_NONE) return false;
-  bool plain = s->protocol == PROTOCOL_OPENAI ? delta_openai(ev->data, ev->data_len, d, &s->scratch)
-                                              : delta_anthropic(ev->event, ev->event_len, ev->data,
-                                                                ev->data_len, d, &s->scratch);
+  if (s->protocol == PROTOCOL_ANTHROPIC)
+    plain = delta_anthropic(ev->event, ev->event_len, ev->data, ev->data_len, d, &s->scratch);
+  else /* the protocol names no events, but some servers name this one, whatever its data is */
+    plain = !(ev->event_len == 5 && memcmp(ev->event, "error", 5) == 0) &&
+            delta_openai(ev->data, ev->data_len, d, &s->scratch);
   if (plain && d->usage == NULL && raw != NULL)
     memo_learn(&s->memo, raw, before - sse_buffered(&s->stream.sse), ev->data, ev->data_len,
                d->text, d->text_len);
   return plain;
 }
 
-static void push_text(lua_State *L, struct http_stream *s, const char *text, size_t len) {
-  enum buf_status status = buf_append(&s->text, text, len);
-  if (status == BUF_FULL)
-    luaL_error(L, "the streamed text has more than %d bytes", (int)STREAM_TEXT_MAX);
-  if (status != BUF_OK) luaL_error(L, "not enough memory");
-  lua_pushlstring(L, text, len);
+/* Push false, kind, phase, message, elapsed: what came is more than may be kept. */
+static int push_too_large(lua_State *L, struct http_stream *s, const char *what, size_t max) {
+  lua_pushboolean(L, 0);
+  lua_pushstring(L, err_kind_name(ERR_PROTOCOL));
+  lua_pushliteral(L, "body");
+  lua_pushfstring(L, "%s has more than %d bytes", what, (int)max);
+  lua_pushnumber(L, (lua_Number)(loop_now_us() - s->stream.transfer.started_us) / 1e6);
+  return 5;
 }
 
-static void on_delta(lua_State *L, struct http_stream *s, const struct delta *d) {
+/* Push the text of a delta, or the failure that it is. */
+static int push_delta(lua_State *L, struct http_stream *s, const struct delta *d) {
   struct transfer *t = &s->stream.transfer;
   t->progressed = true;
   transfer_unexpect(t);
   if (d->usage != NULL) {
     buf_clear(&s->usage, s->usage.max);
-    if (buf_append(&s->usage, d->usage, d->usage_len) != BUF_OK) luaL_error(L, "not enough memory");
+    if (buf_append(&s->usage, d->usage, d->usage_len) != BUF_OK)
+      return luaL_error(L, "not enough memory");
   }
-  push_text(L, s, d->text, d->text_len);
+  enum buf_status status = buf_append(&s->text, d->text, d->text_len);
+  if (status == BUF_FULL) return push_too_large(L, s, "the streamed text", STREAM_TEXT_MAX);
+  if (status != BUF_OK) return luaL_error(L, "not enough memory");
+  lua_pushlstring(L, d->text, d->text_len);
+  return 1;
 }
 
 static int push_event(lua_State *L, const struct sse_event *ev) {
@@ -214,14 +226,7 @@ static int push_event(lua_State *L, const struct sse_event *ev) {
 /* Push what ended the stream: false for a clean end, false, kind, phase, message, elapsed else. */
 static int push_end(lua_State *L, struct http_stream *s, enum stream_next how) {
   struct transfer *t = &s->stream.transfer;
-  if (how == STREAM_FAILED) {
-    lua_pushboolean(L, 0);
-    lua_pushstring(L, err_kind_name(ERR_PROTOCOL));
-    lua_pushliteral(L, "body");
-    lua_pushfstring(L, "one event of the stream has more than %d bytes", (int)SSE_EVENT_MAX);
-    lua_pushnumber(L, (lua_Number)(loop_now_us() - t->started_us) / 1e6);
-    return 5;
-  }
+  if (how == STREAM_FAILED) return push_too_large(L, s, "one event of the stream", SSE_EVENT_MAX);
   if (t->failed) return http_push_failure(L, t);
   lua_pushboolean(L, 0);
   return 1;
@@ -244,8 +249,7 @@ static bool pull_once(lua_State *L, struct http_stream *s, int *n) {
   struct sse_event ev;
   struct delta d;
   if (as_before(s, &d)) {
-    on_delta(L, s, &d);
-    *n = 1;
+    *n = push_delta(L, s, &d);
     return true;
   }
   size_t before = 0;
@@ -257,8 +261,7 @@ static bool pull_once(lua_State *L, struct http_stream *s, int *n) {
   if (got != STREAM_EVENT) {
     *n = push_end(L, s, got);
   } else if (as_delta(s, &ev, raw, before, &d)) {
-    on_delta(L, s, &d);
-    *n = 1;
+    *n = push_delta(L, s, &d);
   } else {
     *n = push_event(L, &ev);
   }
@@ -412,6 +415,7 @@ static int drain_k(lua_State *L, int status, lua_KContext ctx) {
 static int stream_drain(lua_State *L) {
   struct http_stream *s = check_stream(L);
   s->stream.discard = true;
+  transfer_resume(&s->stream.transfer); /* the brake may have held what is to be read to the end */
   stream_hurry(L);
   if (!s->closed && !s->stream.transfer.done) task_check(L);
   lua_settop(L, 1);

@@ -23,10 +23,11 @@ static enum sink_status sink(struct transfer *t, const char *bytes, size_t n) {
     if (sse_buffered(&s->sse) >= s->brake) return SINK_PAUSE;
     s->fed += n;
     status = sse_feed(&s->sse, bytes, n);
+    if (status == BUF_FULL) return SINK_EVENT_TOO_LARGE;
   } else {
-    status = buf_append(&t->body, bytes, n);
+    status = transfer_is_too_long(t) ? BUF_FULL : buf_append(&t->body, bytes, n);
+    if (status == BUF_FULL) return SINK_BODY_TOO_LARGE;
   }
-  if (status == BUF_FULL) return SINK_TOO_LARGE;
   return status == BUF_OK ? SINK_TAKEN : SINK_NOMEM;
 }
 
@@ -46,13 +47,16 @@ bool stream_start(struct stream *s, const struct transfer_spec *spec) {
 
 enum stream_next stream_next(struct stream *s, struct sse_event *event) {
   int got = sse_next(&s->sse, event);
-  if (got == 0 && s->transfer.paused) {
-    /* Less than one event is left: let the wire flow again, with more room if one event alone has
-    ** filled what there was. */
+  if (got == 0) {
+    /* Less than one event is left: the wire may flow, with more room if one event alone has filled
+    ** what there was. Also when it flows already: the brake tells nobody when it takes hold, so it
+    ** must not take hold of an event the reader is waiting for. */
     size_t held = sse_buffered(&s->sse);
     s->brake = held >= STREAM_BUFFER_MAX ? 2 * held : STREAM_BUFFER_MAX;
-    transfer_resume(&s->transfer);
-    got = sse_next(&s->sse, event);
+    if (s->transfer.paused) {
+      transfer_resume(&s->transfer);
+      got = sse_next(&s->sse, event);
+    }
   }
   if (got == 1) return STREAM_EVENT;
   if (got < 0) return STREAM_FAILED;

@@ -11,6 +11,8 @@
 #include "base/limits.h"
 #include "io/multi.h"
 
+#define LOOK_AGAIN_US 5000 /* to a reader that has been woken and has not run yet */
+
 static size_t active;
 
 size_t transfer_count(void) {
@@ -91,11 +93,14 @@ static void set_failure(struct transfer *t, enum err_kind kind, const char *phas
   t->message = strdup(text);
 }
 
-static const char *reached_phase(const struct transfer *t) {
-  if (t->headers_done) return "body";
+static bool was_sent(const struct transfer *t) {
   long sent = 0;
   if (t->easy != NULL) curl_easy_getinfo(t->easy->curl, CURLINFO_REQUEST_SIZE, &sent);
-  return sent > 0 ? "response" : "connect";
+  return sent > 0;
+}
+
+static const char *reached_phase(const struct transfer *t) {
+  return t->headers_done ? "body" : was_sent(t) ? "response" : "connect";
 }
 
 static void set_curl_failure(struct transfer *t, CURLcode code) {
@@ -105,12 +110,21 @@ static void set_curl_failure(struct transfer *t, CURLcode code) {
     set_failure(t, ERR_TIMEOUT, "connect", "no connection within %.3g s",
                 (double)t->limits.connect_us / 1e6);
     return;
-  case CURLE_URL_MALFORMAT:
   case CURLE_UNSUPPORTED_PROTOCOL:
+    if (was_sent(t)) { /* libcurl's word for a reply without a status line, too */
+      set_failure(t, ERR_PROTOCOL, "response",
+                  "the reply is not valid HTTP: it has no status line");
+      return;
+    }
+    /* fall through */
+  case CURLE_URL_MALFORMAT:
     set_failure(t, ERR_INVALID, "connect", "bad URL: %s", text);
     return;
-  case CURLE_OUT_OF_MEMORY:
-    set_failure(t, ERR_MEMORY, reached_phase(t), "%s", text);
+  case CURLE_OUT_OF_MEMORY: /* libcurl's word for a header line over its ceiling, too */
+    if (was_sent(t) && !t->headers_done)
+      set_failure(t, ERR_PROTOCOL, "response", "a header of the reply is too long");
+    else
+      set_failure(t, ERR_MEMORY, reached_phase(t), "%s", text);
     return;
   case CURLE_WEIRD_SERVER_REPLY:
   case CURLE_BAD_CONTENT_ENCODING:
@@ -162,6 +176,8 @@ static void end(struct transfer *t) {
 
 void transfer_on_done(struct transfer *t, CURLcode code) {
   if (code != CURLE_OK) set_curl_failure(t, code);
+  if (!t->headers_done) /* libcurl is content with what came */
+    set_failure(t, ERR_NETWORK, "response", "the connection closed in the middle of the headers");
   end(t);
 }
 
@@ -204,11 +220,16 @@ static void on_timer(struct loop_timer *timer) {
   struct transfer *t =
       (struct transfer *)(void *)((char *)timer - offsetof(struct transfer, timer));
   const char *phase;
-  int64_t at = due(t, &phase);
-  if (at <= loop_now_us())
+  int64_t now = loop_now_us(), at = due(t, &phase);
+  if (at > now) {
+    if (at != LOOP_NEVER) loop_timer_arm(timer, at); /* progress moved it; look again then */
+  } else if (t->unseen && strcmp(phase, "total") != 0) {
+    /* Another task has held the loop: this one's bytes are here, it just has not run yet. */
+    t->overdue = true;
+    loop_timer_arm(timer, now + LOOK_AGAIN_US);
+  } else {
     give_up(t, phase);
-  else if (at != LOOP_NEVER)
-    loop_timer_arm(timer, at); /* progress moved it; look again then */
+  }
 }
 
 /* The timer is armed for the earliest moment and looks again when it fires, so that progress is one
@@ -221,7 +242,8 @@ static void arm(struct transfer *t) {
 }
 
 void transfer_expect(struct transfer *t) {
-  t->progress_us = loop_now_us();
+  t->progress_us = loop_refresh_us(); /* what the script did meanwhile is not the peer's silence */
+  t->overdue = false;
   if (!t->done) arm(t);
 }
 
@@ -233,13 +255,26 @@ static size_t refuse(struct transfer *t, enum err_kind kind, const char *what, s
   return 0;
 }
 
+/* There is something for the reader to look at. */
+static void arrived(struct transfer *t) {
+  if (!t->overdue) t->unseen = true;
+  if (t->notify != NULL) t->notify(t);
+}
+
+/* Where bytes are progress. The first of them may bring the end of patience nearer, the others
+** only move it away. */
+static void count_bytes(struct transfer *t) {
+  if (!t->counts_bytes) return;
+  t->progress_us = loop_now_us();
+  if (t->progressed) return;
+  t->progressed = true;
+  arm(t);
+}
+
 size_t transfer_on_body(char *bytes, size_t size, size_t n, void *arg) {
   struct transfer *t = ((struct easy *)arg)->owner;
   (void)size; /* always 1 */
-  if (t->counts_bytes) {
-    t->progressed = true;
-    t->progress_us = loop_now_us();
-  }
+  count_bytes(t);
   if (t->sink == NULL) {
     enum buf_status status = buf_append(&t->body, bytes, n);
     if (status == BUF_OK) return n;
@@ -251,15 +286,17 @@ size_t transfer_on_body(char *bytes, size_t size, size_t n, void *arg) {
   case SINK_PAUSE:
     t->paused = true;
     return CURL_WRITEFUNC_PAUSE;
-  case SINK_TOO_LARGE:
+  case SINK_EVENT_TOO_LARGE:
     return refuse(t, ERR_PROTOCOL, "one event of the stream has", SSE_EVENT_MAX);
+  case SINK_BODY_TOO_LARGE:
+    return refuse(t, ERR_PROTOCOL, "the reply has", t->body.max);
   case SINK_NOMEM:
     set_failure(t, ERR_MEMORY, "body", "out of memory");
     return 0;
   case SINK_TAKEN:
     break;
   }
-  if (t->notify != NULL) t->notify(t);
+  arrived(t);
   return n;
 }
 
@@ -267,10 +304,7 @@ size_t transfer_on_header(char *bytes, size_t size, size_t n, void *arg) {
   struct transfer *t = ((struct easy *)arg)->owner;
   (void)size;
   if (t->first_byte_us == 0) t->first_byte_us = loop_now_us();
-  if (t->counts_bytes) {
-    t->progressed = true;
-    t->progress_us = loop_now_us();
-  }
+  count_bytes(t);
   if (n > 9 && memcmp(bytes, "HTTP/", 5) == 0) {
     const char *space = memchr(bytes, ' ', n);
     t->status = space != NULL ? atoi(space + 1) : 0;
@@ -278,10 +312,11 @@ size_t transfer_on_header(char *bytes, size_t size, size_t n, void *arg) {
     return n;
   }
   if (n <= 2) {
-    if (t->status >= 200) {
-      t->headers_done = true;
-      if (t->sink != NULL && t->notify != NULL) t->notify(t);
-    }
+    if (t->status < 200) return n;
+    t->headers_done = true;
+    if (t->sink == NULL && transfer_is_too_long(t))
+      return refuse(t, ERR_PROTOCOL, "the reply has", t->body.max);
+    if (t->sink != NULL) arrived(t);
     return n;
   }
   if (buf_append(&t->headers, bytes, n) != BUF_OK)
@@ -305,6 +340,14 @@ const char *transfer_header(const struct transfer *t, const char *name, size_t *
     p += line;
   }
   return NULL;
+}
+
+bool transfer_is_too_long(const struct transfer *t) {
+  size_t len;
+  const char *value = transfer_header(t, "content-length", &len);
+  if (value == NULL || len == 0) return false;
+  if (t->bodyless || t->status == 204 || t->status == 304) return false;
+  return strtoull(value, NULL, 10) > t->body.max; /* the line ends in CR or LF: no digit */
 }
 
 /* ---- starting and stopping
@@ -332,6 +375,7 @@ bool transfer_start(struct transfer *t, const struct transfer_spec *spec) {
   t->limits = spec->limits;
   t->own = spec->own;
   t->common = spec->common;
+  t->bodyless = strcmp(spec->method, "HEAD") == 0;
   buf_init(&t->headers, HTTP_HEADERS_MAX);
   buf_init(&t->body, spec->limits.body_max);
   loop_timer_init(&t->timer, on_timer);
@@ -349,7 +393,8 @@ bool transfer_start(struct transfer *t, const struct transfer_spec *spec) {
   CURLcode bad = curl_easy_setopt(c, CURLOPT_URL, spec->url);
   set_method(c, spec);
   curl_easy_setopt(c, CURLOPT_HTTPHEADER, join_headers(t));
-  curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS, (long)(spec->limits.connect_us / 1000));
+  /* rounded up: 0 would be libcurl's default */
+  curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS, (long)((spec->limits.connect_us + 999) / 1000));
   curl_easy_setopt(c, CURLOPT_BUFFERSIZE,
                    spec->receive_buffer > 0 ? (long)spec->receive_buffer : 16384L);
   active++;

@@ -40,7 +40,13 @@ struct transfer_spec {
   size_t receive_buffer; /* bytes libcurl reads at once; 0: its default */
 };
 
-enum sink_status { SINK_TAKEN, SINK_PAUSE, SINK_TOO_LARGE, SINK_NOMEM };
+enum sink_status {
+  SINK_TAKEN,
+  SINK_PAUSE,
+  SINK_EVENT_TOO_LARGE,
+  SINK_BODY_TOO_LARGE,
+  SINK_NOMEM
+};
 
 struct transfer {
   struct transfer_limits limits;
@@ -53,6 +59,9 @@ struct transfer {
   int64_t started_us, first_byte_us, progress_us, ended_us;
   bool counts_bytes; /* bytes are progress; a stream decides for itself what is (false) */
   bool progressed;   /* there has been progress */
+  bool unseen;       /* the sink took bytes that its reader has not looked at yet; while this */
+  bool overdue;      /* … patience ended: the reader gets one look, bytes that come now are late */
+  bool bodyless;     /* the answer to HEAD: its Content-Length promises nothing */
   bool headers_done, done, failed, paused;
   enum err_kind kind;
   const char *phase; /* static: "connect", "first_token", "idle", "total", "response", "body" */
@@ -73,12 +82,19 @@ void transfer_resume(struct transfer *t); /* after the sink said SINK_PAUSE */
 void transfer_expect(struct transfer *t);
 static inline void transfer_unexpect(struct transfer *t) {
   t->progress_us = LOOP_NEVER;
+  t->overdue = false;
+}
+/* The reader has looked at all there is: from now on silence is silence. */
+static inline void transfer_seen(struct transfer *t) {
+  t->unseen = false;
 }
 /* Stop at once: the connection is closed unless the reply was complete. */
 void transfer_abort(struct transfer *t);
 /* Abort if needed and release the memory. Safe to call twice. */
 void transfer_free(struct transfer *t);
 
+/* Does the reply announce a body that is longer than may be kept? */
+bool transfer_is_too_long(const struct transfer *t);
 /* The value of reply header `name` (case-insensitive), or NULL. */
 const char *transfer_header(const struct transfer *t, const char *name, size_t *len);
 
