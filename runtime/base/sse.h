@@ -67,8 +67,8 @@ int sse_finish(struct sse *s, struct sse_event *out);
 
 /*
 ** A shortcut for a caller that knows how its peer writes events (base/memo): the bytes not yet
-** looked at when the parser stands between two events, else NULL; and stepping over the first `n` of
-** them, which must be whole events.
+** looked at when the parser stands between two events, else NULL; and stepping over the first `n`
+** of them, which must be whole events. An `id:` or `retry:` stepped over is not taken.
 */
 const char *sse_peek(const struct sse *s, size_t *n);
 void sse_skip(struct sse *s, size_t n);

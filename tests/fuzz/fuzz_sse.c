@@ -30,7 +30,7 @@ static void run(const char *in, size_t n, size_t event_max, uint32_t seed, bool 
                 struct buf *to) {
   struct sse s;
   struct sse_event ev;
-  int got = 0;
+  int got;
   size_t at = 0;
   sse_init(&s, event_max);
   while (at < n) {
@@ -43,7 +43,7 @@ static void run(const char *in, size_t n, size_t event_max, uint32_t seed, bool 
     if (status != BUF_OK) break; /* sse_next will say why */
     at += piece;
     if (seed == 1013904223u) seed = 1;
-    while (draining && (got = sse_next(&s, &ev)) == 1) put_event(to, &ev);
+    while (draining && sse_next(&s, &ev) == 1) put_event(to, &ev);
     REQUIRE(sse_buffered(&s) <= at);
   }
   while ((got = sse_next(&s, &ev)) == 1) put_event(to, &ev);
