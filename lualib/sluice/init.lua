@@ -6,6 +6,7 @@
 ---@field task sluice.task
 ---@field json sluice.json
 ---@field secret sluice.secret
+---@field token sluice.token
 ---@field http sluice.http
 local sluice = {}
 
@@ -14,6 +15,7 @@ local PARTS = {
   task = "sluice.task",
   json = "sluice.json",
   secret = "sluice.secret",
+  token = "sluice.token",
   http = "sluice.http",
   server = "sluice.server",
   log = "sluice.log",
