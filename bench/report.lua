@@ -48,7 +48,7 @@ function has.command(name)
   return (os.execute("command -v " .. quote(name) .. " >/dev/null 2>&1")) == true
 end
 
-local TIMEOUT = has.command "timeout" and ("timeout -k 5 %d "):format(LIMIT_S) or ""
+local TIMEOUT = has.command "timeout" and ("timeout --foreground -k 5 %d "):format(LIMIT_S) or ""
 
 local function read_file(path)
   local file = io.open(path)
@@ -456,35 +456,44 @@ local function ticks()
   return all, stolen
 end
 
-local started = os.time()
-local all_before, stolen_before = ticks()
-local peers, absent = present_peers()
-introduce(absent)
-print(table.concat({ pad("row", 13), pad("", 34), pad("", 3), pad("bare", 9, true), pad("sluice", 8, true),
-  pad("ratio", 6, true), pad("(range)", 14), pad("best", 5, true), "goal" }, "  "))
-local measured, servers = {}, {}
-for _, row in ipairs(rows.list) do
-  if wanted(row) and (sluice or row.mode ~= "tasks") then
-    local results = measure_row(row, peers)
-    measured[row.id] = results
-    print_row(row, results)
-    for _, second in ipairs(rows.list) do
-      if second.of == row.id then
-        second.mode = row.mode
-        print_row(second, results)
+local function main()
+  local started = os.time()
+  local all_before, stolen_before = ticks()
+  local peers, absent = present_peers()
+  introduce(absent)
+  print(table.concat({ pad("row", 13), pad("", 34), pad("", 3), pad("bare", 9, true), pad("sluice", 8, true),
+    pad("ratio", 6, true), pad("(range)", 14), pad("best", 5, true), "goal" }, "  "))
+  local measured, servers = {}, {}
+  for _, row in ipairs(rows.list) do
+    if wanted(row) and (sluice or row.mode ~= "tasks") then
+      local results = measure_row(row, peers)
+      measured[row.id] = results
+      print_row(row, results)
+      for _, second in ipairs(rows.list) do
+        if second.of == row.id then
+          second.mode = row.mode
+          print_row(second, results)
+        end
       end
+      servers[#servers + 1] = server_line(row, results)
     end
-    servers[#servers + 1] = server_line(row, results)
   end
+  if measured.wake then print "\n(…): sluice itself, with nobody else asleep" end
+  print_peers(peers, measured)
+  local all_after, stolen_after = ticks()
+  servers[#servers + 1] = ("load of the machine at the end %s; %.1f %% of its time went to other guests of the host")
+    :format(first_line("/proc/loadavg", "^%S+", "?"), (stolen_after - stolen_before) / (all_after - all_before) * 100)
+  if #servers > 0 then print("\n" .. table.concat(servers, "\n")) end
+  for _, why in ipairs(failures) do print("FAILED " .. why) end
+  print(("\n%d s; %d goal%s missed, %d run%s failed; every figure is in %s/results.jsonl"):format(os.time() - started,
+    missed, missed == 1 and "" or "s", #failures, #failures == 1 and "" or "s", env.out))
+  log:close()
+  os.exit(#failures == 0 and not (flags.strict and missed > 0))
 end
-if measured.wake then print "\n(…): sluice itself, with nobody else asleep" end
-print_peers(peers, measured)
-local all_after, stolen_after = ticks()
-servers[#servers + 1] = ("load of the machine at the end %s; %.1f %% of its time went to other guests of the host")
-  :format(first_line("/proc/loadavg", "^%S+", "?"), (stolen_after - stolen_before) / (all_after - all_before) * 100)
-if #servers > 0 then print("\n" .. table.concat(servers, "\n")) end
-for _, why in ipairs(failures) do print("FAILED " .. why) end
-print(("\n%d s; %d goal%s missed, %d run%s failed; every figure is in %s/results.jsonl"):format(os.time() - started,
-  missed, missed == 1 and "" or "s", #failures, #failures == 1 and "" or "s", env.out))
-log:close()
-os.exit(#failures == 0 and not (flags.strict and missed > 0))
+
+local ok, err = xpcall(main, debug.traceback)
+if not ok then
+  local interrupted = tostring(err):find "interrupted!"
+  io.stderr:write("bench: ", interrupted and "interrupted" or err, "\n")
+  os.exit(interrupted and 130 or 70)
+end
