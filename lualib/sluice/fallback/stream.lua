@@ -1,15 +1,21 @@
---- The stream a chain hands out: one step's stream, with what was held back before its commit, and
--- with the rescue's text or stream behind it when it broke off.
+--- The stream a chain hands out: one step's stream, or a reply as one, with the rescue's text or stream
+-- behind it when it broke off.
 -- Owns: splicing. Events of the second stream follow a { type = "switch", from =, to =, at = bytes }.
+-- Never: starts steps (walk.lua).
+-- Reading order: ChainStream.new, iterator, mend, ChainStream:reply.
 
 local core = require "sluice.core.task"
+local attempts = require "sluice.fallback.attempts"
 local errors = require "sluice.errors"
+local step = require "sluice.fallback.step"
 local Reply = require "sluice.reply"
+local timeline = require "sluice.timeline"
 
----@class sluice.SplicedStream : sluice.Stream
----@field degraded table?
-local Spliced = { __name = "sluice.fallback.stream", __sluice_handle = "inner" }
-Spliced.__index = Spliced
+---@class sluice.ChainStream : sluice.Stream
+---@field degraded? sluice.Degraded
+---@field attempts table[]
+local ChainStream = { __name = "sluice.fallback.stream", __sluice_handle = "inner" }
+ChainStream.__index = ChainStream
 
 -- A reply as events -------------------------------------------------------------------------------
 
@@ -26,179 +32,181 @@ local function events_of(reply)
   return list
 end
 
--- Holding back ------------------------------------------------------------------------------------
-
---- A stream some of whose events have been read already.
-local Held = { __name = "sluice.fallback.held", __sluice_handle = "inner" }
-Held.__index = Held
-
-local function held_next(self)
-  local event = self.queue[self.first]
-  if event then
-    self.queue[self.first] = nil
-    self.first = self.first + 1
-    return event
-  end
-  return self.iterate(self.state)
-end
-
-function Held:events()
-  return held_next, self, nil, self
-end
-
-function Held:reply()
-  while held_next(self) do end -- luacheck: ignore 542
-  return self.inner:reply()
-end
-
-function Held:close()
-  self.inner:close()
-end
-
-Held.__close = Held.close
-
---- Reads `characters` of text (or all) before the stream may win; then `validate(reply)` if all is there.
----@async
-function Spliced.hold(inner, characters, validate)
-  local queue, seen, over = {}, 0, false
-  local iterate, state = inner:events()
-  while seen < characters do
-    local event = iterate(state)
-    if not event then over = true break end
-    queue[#queue + 1] = event
-    if event.type == "text" then seen = seen + (utf8.len(event.text, 1, -1, true) or #event.text) end
-  end
-  if over then
-    local ok, err = pcall(validate, inner:reply())
-    if not ok then
-      inner:close()
-      error(err, 0)
-    end
-  end
-  return setmetatable({ inner = inner, queue = queue, first = 1, iterate = iterate, state = state,
-    model = inner.model, provider = inner.provider, ttft = inner.ttft, degraded = inner.degraded }, Held)
-end
-
--- The chain's stream ------------------------------------------------------------------------------
-
----@param fields table  inner (a stream, or a reply), req, rescue, attempts, degraded, started, name
----@return sluice.SplicedStream
-function Spliced.new(fields)
-  local inner = fields.inner
-  fields.texts, fields.at = {}, 0
-  fields.model, fields.provider, fields.ttft = inner.model, inner.provider, inner.ttft
-  if inner.events then
-    fields.iterate, fields.state = inner:events()
+--- From here on the stream's events are those of `source`: a stream, or a reply.
+local function set_source(self, source)
+  self.model, self.provider = source.model, source.provider
+  if type(source.events) == "function" then
+    self.inner, self.whole, self.list = source, nil, nil
   else
-    local list, i = events_of(inner), 0
-    fields.answered = inner
-    fields.iterate = function()
-      i = i + 1
-      return list[i]
-    end
+    self.inner, self.whole, self.list, self.at = nil, source, events_of(source), 0
   end
-  return setmetatable(fields, Spliced)
 end
 
---- What rescue gave, in place of the stream that broke.
-local function splice(self, err)
+---@param fields table  walk, step, answer (a stream or a reply), rescue, began, degraded
+---@return sluice.ChainStream
+function ChainStream.new(fields)
+  local w = fields.walk
+  local self = setmetatable({ walk = w, rescue = fields.rescue, degraded = fields.degraded, attempts = w.attempts,
+    ttft = core.now() - w.started, step = fields.step, began = fields.began, before = nil, closed = false },
+    ChainStream)
+  set_source(self, fields.answer)
+  self.place = attempts.add(w.attempts, fields.step, fields.answer, fields.began - w.started, core.now() - fields.began)
+  return self
+end
+
+-- When it breaks ----------------------------------------------------------------------------------
+
+--- Writes down how the part under way has ended.
+local function settle(self, outcome)
+  attempts.settle(self.attempts, self.place, self.step, outcome, self.began - self.walk.started,
+    core.now() - self.began)
+end
+
+--- An error of this stream, in the words of the whole chain.
+local function raise(self, err, other)
+  if errors.is(err) then
+    local also = err.also or {}
+    for _, known in ipairs(self.walk.errors) do also[#also + 1] = known end
+    also[#also + 1] = other
+    if #also > 0 then err.also = also end
+    err.attempts, err.elapsed = self.attempts, core.now() - self.walk.started
+  end
+  self.failure = err
+  error(err, 0)
+end
+
+--- Asks rescue; what it gave, or raises.
+local function ask_rescue(self, err)
   local rescue = self.rescue
   self.rescue = nil -- once per call
-  local ok, value = pcall(rescue, self.req, err)
+  local began = core.now()
+  local ok, value = pcall(rescue, step.request(self.walk.req), err)
   if not ok then
-    if errors.is(value) then value.cause = value.cause or err end
-    error(value, 0)
+    if not errors.is(value) then error(value, 0) end -- a fault of the script
+    attempts.add(self.attempts, { index = "rescue", name = "rescue" }, value, began - self.walk.started,
+      core.now() - began)
+    raise(self, err, value)
   end
-  if value == nil then error(err, 0) end
-  self.broken = err
-  local from = self.model
-  self.inner:close()
+  if value == nil then raise(self, err) end
   if type(value) == "string" then
-    self.rescued = true
-    local list = { { type = "text", text = value }, { type = "finish", reason = "rescued" } }
-    local i = 0
-    self.iterate = function()
-      i = i + 1
-      return list[i]
-    end
-    return
+    value = Reply.new { text = value, finish_reason = "rescued", usage = {}, model = self.model,
+      provider = self.provider, attempts = {}, elapsed = 0 }
+  elseif type(value) ~= "table" or not (type(value.events) == "function" or type(value.text) == "string") then
+    error("sluice.fallback: rescue must return text, a reply, a stream, or nil", 0)
   end
-  if type(value) ~= "table" or type(value.events) ~= "function" then
-    error("sluice.fallback: rescue must return text, a stream, or nil", 0)
-  end
-  self.inner, self.model, self.provider = value, value.model, value.provider
-  self.iterate, self.state = value:events()
-  self.degraded = self.degraded or { why = err.kind, from = from, step = "rescue", name = "rescue" }
-  return { type = "switch", from = from, to = value.model, at = self.at }
+  return value, began
 end
 
-local function next_event(self)
-  while true do
-    local ok, event = pcall(self.iterate, self.state)
-    if ok then
-      if event == nil then
-        self.over = true
-        return nil
-      end
-      if event.type == "text" then
-        self.texts[#self.texts + 1] = event.text
-        self.at = self.at + #event.text
-      end
-      self.last = event.type == "finish" and event.reason or self.last
-      return event
-    end
-    if not (self.rescue and errors.is(event, "interrupted")) then error(event, 0) end
-    local switch = splice(self, event)
-    if switch then return switch end
-  end
+--- The stream has failed with `err`. Returns the event of the switch when something goes on in its
+--- place, nil when a text does; else raises.
+local function mend(self, err)
+  if not errors.is(err) then error(err, 0) end
+  if self.before and err.kind == "interrupted" then err.partial = self.before .. (err.partial or "") end
+  settle(self, err)
+  if err.kind ~= "interrupted" or not self.rescue then raise(self, err) end
+  local value, began = ask_rescue(self, err)
+  if self.inner then step.close(self.inner) end
+  local from, to = self.model, value.model
+  self.before, self.broken = err.partial or "", err
+  self.degraded = { step = "rescue", name = "rescue", why = err.kind, from = from, within = self.degraded }
+  self.step, self.began = { index = "rescue", name = "rescue" }, began
+  set_source(self, value)
+  self.place = attempts.add(self.attempts, self.step, value, began - self.walk.started, core.now() - began)
+  if timeline.on then timeline.on:rescued(self.walk, err) end
+  if self.whole and self.whole.finish_reason == "rescued" then return nil end -- the same answer, cut short
+  return { type = "switch", from = from, to = to, at = #self.before }
 end
 
----@async
-function Spliced:events()
-  return next_event, self, nil, self
+-- Reading -----------------------------------------------------------------------------------------
+
+--- Reads on in the list of events of a reply.
+local function next_listed(self)
+  self.at = self.at + 1
+  return self.list[self.at]
 end
 
-local function next_text(self)
-  for event in next_event, self do
+local function next_listed_text(self)
+  for event in next_listed, self do
     if event.type == "text" then return event.text end
   end
   return nil
 end
 
+local function source(self, method)
+  if self.inner then return self.inner[method](self.inner) end
+  return method == "text" and next_listed_text or next_listed, self
+end
+
+--- An iterator over "events" or "text" that goes on where a rescue takes over.
+local function iterator(self, method)
+  if self.failure then error(self.failure, 0) end
+  local iterate, state, last = source(self, method)
+  return function()
+    while true do
+      local ok, value = pcall(iterate, state, last)
+      if ok then
+        last = value
+        return value
+      end
+      local switch = mend(self, value)
+      iterate, state, last = source(self, method)
+      if switch and method == "events" then return switch end
+    end
+  end, nil, nil, self
+end
+
 ---@async
-function Spliced:text()
-  return next_text, self, nil, self
+function ChainStream:events()
+  return iterator(self, "events")
+end
+
+---@async
+function ChainStream:text()
+  return iterator(self, "text")
+end
+
+--- The reply of the part that came last.
+local function last_reply(self)
+  while true do
+    if self.whole then
+      self.at = #self.list
+      return self.whole
+    end
+    local ok, value = pcall(self.inner.reply, self.inner)
+    if ok then return value end
+    mend(self, value)
+  end
 end
 
 ---@async
 ---@return sluice.Reply
-function Spliced:reply()
+function ChainStream:reply()
   if self.result then return self.result end
-  while not self.over do next_event(self) end
-  local reply
-  if self.rescued then
-    reply = Reply.new { text = table.concat(self.texts), finish_reason = "rescued", usage = {},
-      model = self.model, provider = self.provider, cause = self.broken }
-  elseif self.broken then
-    local tail = self.inner:reply()
-    reply = Reply.new { text = table.concat(self.texts), finish_reason = tail.finish_reason, usage = tail.usage,
-      model = tail.model, provider = tail.provider, cause = self.broken, tool_calls = tail.tool_calls }
-  else
-    reply = self.answered or self.inner:reply()
+  if self.failure then error(self.failure, 0) end
+  local tail = last_reply(self)
+  settle(self, tail)
+  local reply = tail
+  if self.broken then
+    reply = Reply.new { text = self.before .. tail.text, finish_reason = tail.finish_reason, usage = tail.usage,
+      model = tail.model, provider = tail.provider, tool_calls = tail.tool_calls, cause = self.broken }
   end
   reply.degraded, reply.attempts = self.degraded, self.attempts
-  if self.rescued and not reply.degraded then
-    reply.degraded = { step = "rescue", name = "rescue", why = self.broken.kind, from = self.model }
-  end
-  reply.ttft, reply.elapsed = self.ttft, core.now() - self.started
+  reply.ttft, reply.elapsed = self.ttft, core.now() - self.walk.started
   self.result = reply
   return reply
 end
 
-function Spliced:close()
-  if self.inner.close then self.inner:close() end
+--- Closes what is being read. Closing twice does nothing.
+function ChainStream:close()
+  if self.closed then return end
+  self.closed = true
+  if self.inner then step.close(self.inner) end
 end
 
-Spliced.__close = Spliced.close
+ChainStream.__close = ChainStream.close
 
-return Spliced
+function ChainStream:__tostring()
+  return ("stream of %s (%s)"):format(self.walk.name, self.step.name)
+end
+
+return ChainStream

@@ -2,15 +2,19 @@
 -- Owns: playing one scripted answer per call, with the same timers and the same failures as the real
 -- endpoint (sluice.core.http), so that everything above it is the real thing.
 -- Speaks the OpenAI protocol, because that is what a model of provider "mock" speaks.
+-- Reading order: ANSWER, transport.new, request, stream, plan, Handle:pull.
 
 local core = require "sluice.core.task"
 local json = require "sluice.json"
 local options = require "sluice.options"
 
+local PIECE = 3 -- tokens in one event of a streamed text, when `gap` spreads it over time
+
 local ANSWER = options.spec({
-  wait = { type = "seconds", doc = "before the first content; headers come at once" },
+  wait = { type = "seconds", doc = "before the first content; of an error: before it comes" },
   delay = { type = "seconds", doc = "before the headers" },
   text = { type = "string", doc = "what is answered" },
+  thinking = { type = "string", doc = "reasoning that is streamed before the text" },
   gap = { type = "seconds", doc = "between two pieces of a streamed text" },
   status = { type = "integer", min = 100, max = 599, doc = "an HTTP status; an error unless 200" },
   body = { type = { "string", "table" }, doc = "the body that goes with status" },
@@ -19,6 +23,7 @@ local ANSWER = options.spec({
   err = { type = "string", doc = "a kind of error: what makes a model raise it" },
   cut = { type = "integer", min = 0, doc = "characters, then the connection dies" },
   stall = { type = "integer", min = 0, doc = "characters, then silence" },
+  broken = { type = "integer", min = 0, doc = "characters, then an event that is no JSON" },
   finish = { type = "string", doc = "finish_reason, default stop" },
   tool = { type = "table", fields = { name = { type = "string", required = true }, arguments = { type = "table" },
     id = { type = "string" } }, doc = "a tool call instead of text" },
@@ -35,49 +40,65 @@ local AS_STATUS = {
   invalid = { 400, "invalid_request_error", "scripted bad request" },
   context_length = { 400, "context_length_exceeded", "scripted context overflow" },
 }
+-- … and those that are no status.
+local OTHER = { network = true, timeout = true, filtered = true, protocol = true }
+
+local ERRS = {}
+for _, list in ipairs { AS_STATUS, OTHER } do
+  for kind in pairs(list) do ERRS[kind] = true end
+end
 
 local transport = {}
 
+local function check_answer(where, answer)
+  if type(answer) == "function" then return end
+  options.check(where, answer, ANSWER)
+  local kind = answer.err
+  if kind and not ERRS[kind] then
+    options.raise(("%s: err '%s' cannot be scripted%s"):format(where, kind, options.suggest(kind, ERRS)))
+  end
+end
+
 --- Checks the answers of a script.
 ---@param where string
----@param answers table[]
+---@param answers (table|fun(request: table, n: integer): table)[]
 function transport.check(where, answers)
   if #answers == 0 then options.raise(where .. ": no answers; give at least one, as in { { text = \"hi\" } }") end
-  for i, answer in ipairs(answers) do
-    options.check(("%s: answer %d"):format(where, i), answer, ANSWER)
-    local kind = answer.err
-    if kind and not (AS_STATUS[kind] or kind == "network" or kind == "filtered" or kind == "timeout") then
-      options.raise(("%s: answer %d: err '%s' cannot be scripted%s"):format(where, i, kind,
-        options.suggest(kind, AS_STATUS)))
-    end
-  end
+  for i, answer in ipairs(answers) do check_answer(("%s: answer %d"):format(where, i), answer) end
 end
 
 -- Waiting ------------------------------------------------------------------------------------------
 
---- Sleeps for `seconds`, but not past the limits; returns a failure when one of them comes first.
-local function wait(call, seconds, limit, phase, words)
-  local total_left = call.total and call.total > 0 and call.started + call.total - core.now() or math.huge
-  if limit and limit > 0 and limit < seconds and limit <= total_left then
-    core.sleep(limit)
-    return { "timeout", phase, words:format(limit) }
-  end
-  if total_left < seconds then
-    core.sleep(math.max(total_left, 0))
-    return { "timeout", "total", ("not finished within %.3g s (timeout.total)"):format(call.total) }
-  end
-  if seconds == math.huge then return { "timeout", phase, "silence for ever" } end
-  if seconds > 0 then core.sleep(seconds) end
-  return nil
-end
-
 local FIRST, IDLE = "no answer within %.3g s (timeout.first_token)",
   "the reply stalled: nothing for %.3g s (timeout.idle)"
 
+--- Sleeps until `at`, but not past the limits; returns a failure when one of them comes first.
+---@param call { total_at: number }
+---@param at number         when the thing that is waited for comes; may be infinite
+---@param limit_at number   when patience ends; may be infinite
+local function wait(call, at, limit_at, phase, words, limit)
+  local now = core.now()
+  local ends = math.min(at, limit_at, call.total_at)
+  if ends > now then core.sleep(math.min(ends - now, 1e9)) end
+  if at <= limit_at and at <= call.total_at then return nil end
+  if limit_at <= call.total_at then return { "timeout", phase, words:format(limit) } end
+  return { "timeout", "total", ("not finished within %.3g s (timeout.total)"):format(call.total) }
+end
+
+local function deadline(started, seconds)
+  return seconds and seconds > 0 and started + seconds or math.huge
+end
+
+local function new_call(spec, started)
+  return { started = started, total = spec.total, total_at = deadline(started, spec.total) }
+end
+
 --- While a call is under way: counts it as cancelled when it is left by an error.
-local function watched(script, f, ...)
+local function watched(script, left, f, ...)
   local guard <close> = setmetatable({}, { __close = function(_, err) -- luacheck: ignore 211
-    if err ~= nil then script.cancelled = script.cancelled + 1 end
+    if err == nil then return end
+    script.cancelled = script.cancelled + 1
+    if left then left:close() end
   end })
   return f(...)
 end
@@ -90,19 +111,20 @@ local function usage_of(answer, body)
   return { prompt_tokens = input, completion_tokens = output, total_tokens = input + output }
 end
 
-local function error_body(status, code, message)
-  return json.encode { error = { message = message, type = code, code = code } }, status
+local function error_body(code, message)
+  return json.encode { error = { message = message, type = code, code = code } }
 end
 
+--- Status and body of a reply that is no answer; 200 when it is one.
 local function status_of(answer)
   local scripted = answer.err and AS_STATUS[answer.err]
-  if scripted then return scripted[1], (error_body(scripted[1], scripted[2], scripted[3])) end
-  if answer.status and answer.status ~= 200 then
-    local body = answer.body
-    if type(body) == "table" then body = json.encode(body) end
-    return answer.status, body or (error_body(answer.status, "scripted", "scripted status " .. answer.status))
-  end
-  return 200, nil
+  if scripted then return scripted[1], error_body(scripted[2], scripted[3]) end
+  if answer.err == "protocol" then return 200, "<html>scripted page</html>" end
+  local status = answer.status or 200
+  local body = answer.body
+  if type(body) == "table" then body = json.encode(body) end
+  if status == 200 then return 200, body end
+  return status, body or error_body("scripted", "scripted status " .. status)
 end
 
 local function headers_of(answer)
@@ -112,10 +134,14 @@ local function headers_of(answer)
   return headers
 end
 
-local function tool_calls(answer)
+local function arguments_of(answer)
+  return json.encode(answer.tool.arguments or {})
+end
+
+local function tool_calls(answer, arguments)
   local tool = answer.tool
   return tool and { { index = 0, id = tool.id or "call_1", type = "function",
-    ["function"] = { name = tool.name, arguments = json.encode(tool.arguments or {}) } } }
+    ["function"] = { name = tool.name, arguments = arguments or arguments_of(answer) } } }
 end
 
 local function reason_of(answer)
@@ -123,7 +149,7 @@ local function reason_of(answer)
 end
 
 --- Characters, not bytes: a scripted text is never cut inside one.
-local function cut_text(text, characters)
+local function first_characters(text, characters)
   local at = utf8.offset(text, characters + 1)
   return at and text:sub(1, at - 1) or text
 end
@@ -141,22 +167,21 @@ function Response.answer() return nil end
 
 local function request(script, spec, answer, body)
   local started = core.now()
-  local call = { started = started, total = spec.total }
+  local call = new_call(spec, started)
   local function failed(f) return false, f[1], f[2], f[3], core.now() - started end
-  if answer.err == "network" then
-    return failed(wait(call, answer.wait or 0, spec.first, "first_token", FIRST)
-      or { "network", "response", "the server closed the connection without answering" })
-  end
   local silent = answer.err == "timeout" or answer.stall
-  local seconds = silent and math.huge or (answer.delay or 0) + (answer.wait or 0)
-  local broken = wait(call, seconds, spec.first, "first_token", FIRST)
+  local at = silent and math.huge or started + (answer.delay or 0) + (answer.wait or 0)
+  local broken = wait(call, at, deadline(started, spec.first), "first_token", FIRST, spec.first)
   if broken then return failed(broken) end
+  if answer.err == "network" then
+    return failed { "network", "response", "the server closed the connection without answering" }
+  end
   if answer.cut then return failed { "network", "body", "the connection closed in the middle of the reply" } end
   local code, content = status_of(answer)
-  content = content or json.encode { id = "scripted", object = "chat.completion", model = script.name,
-    choices = { { index = 0, finish_reason = reason_of(answer),
+  content = content or answer.broken and '{"choices":[{' or json.encode { id = "scripted", object = "chat.completion",
+    model = script.name, choices = { { index = 0, finish_reason = reason_of(answer),
       message = { role = "assistant", content = answer.tool and json.null or answer.text or "",
-        tool_calls = tool_calls(answer) } } },
+        reasoning_content = answer.thinking, tool_calls = tool_calls(answer) } } },
     usage = usage_of(answer, body) }
   local elapsed = core.now() - started
   return setmetatable({ code = code, head = headers_of(answer), content = content, first = elapsed,
@@ -170,11 +195,11 @@ Handle.__index = Handle
 function Handle:status() return self.code end
 function Handle:headers() return self.head end
 function Handle:header(name) return self.head[name:lower()] end
-function Handle:is_events() return self.code == 200 end
+function Handle:is_events() return self.content == nil end
 function Handle:body() return self.content end
 function Handle:times() return self.first, core.now() - self.call.started end
 function Handle.plain() end
-function Handle:progress() self.progressed = true end
+function Handle:progress() self.progress_at = core.now() end
 function Handle:halt() self.halted = true end
 function Handle.hurry() end
 function Handle:closed() return self.is_closed end
@@ -192,36 +217,77 @@ end
 Handle.drain = Handle.close
 Handle.__close = Handle.close
 
---- What is to come, as { seconds before it, event data } each; a missing event ends the connection.
+--- The pieces a text is streamed in: one, or several when there is a gap between them.
+local function pieces_of(text, gap)
+  if text == "" then return {} end
+  if not gap then return { text } end
+  local tokens, pieces = require "sluice.mock.text".tokens(text), {}
+  for i = 1, #tokens, PIECE do
+    pieces[#pieces + 1] = table.concat(tokens, "", i, math.min(i + PIECE - 1, #tokens))
+  end
+  return pieces
+end
+
+--- What is to come: { seconds before it, event data } each; { seconds, nil, "cut" } is a connection
+--- that dies, { math.huge } is silence.
 local function plan(script, answer, body)
   local list = {}
-  local function chunk(delay, delta, finish, usage)
-    list[#list + 1] = { delay, json.encode { id = "scripted", object = "chat.completion.chunk", model = script.name,
-      choices = usage and json.array {} or { { index = 0, delta = delta, finish_reason = finish } }, usage = usage } }
+  local before = answer.wait or 0 -- of the first event, whichever that is
+  local function event(data)
+    list[#list + 1] = { before, data }
+    before = 0
   end
-  local first = answer.wait or 0
-  local text = answer.text or ""
-  if answer.err == "timeout" then list[1] = { math.huge } return list end
-  if answer.cut then text = cut_text(text, answer.cut) elseif answer.stall then text = cut_text(text, answer.stall) end
+  local function chunk(delta, finish, usage)
+    event(json.encode { id = "scripted", object = "chat.completion.chunk", model = script.name, usage = usage,
+      choices = usage and json.array {} or { { index = 0, delta = delta, finish_reason = finish } } })
+  end
+  if answer.err == "timeout" then return { { math.huge } } end
+  local text, fault = answer.text or "", answer.cut or answer.stall or answer.broken
+  if answer.thinking then chunk { reasoning_content = answer.thinking } end
   if answer.tool then
-    chunk(first, { tool_calls = tool_calls(answer) })
-  elseif text == "" then
-    list[#list + 1] = { first }
-  elseif answer.gap then
-    for piece in text:gmatch "%s*[^%s]+" do
-      chunk(first, { content = piece })
-      first = answer.gap
-    end
+    local arguments = arguments_of(answer)
+    chunk { tool_calls = tool_calls(answer, fault and first_characters(arguments, fault)) }
   else
-    chunk(first, { content = text })
+    for i, piece in ipairs(pieces_of(fault and first_characters(text, fault) or text, answer.gap)) do
+      if i > 1 then before = answer.gap end
+      chunk { content = piece }
+    end
   end
-  if text == "" and not answer.tool and not answer.cut and not answer.stall then table.remove(list) end
-  if answer.cut then list[#list + 1] = { 0, nil, "cut" } return list end
-  if answer.stall then list[#list + 1] = { math.huge } return list end
-  chunk(text == "" and first or 0, {}, reason_of(answer))
-  chunk(0, nil, nil, usage_of(answer, body))
-  list[#list + 1] = { 0, "[DONE]" }
+  if answer.cut then
+    list[#list + 1] = { before, nil, "cut" }
+  elseif answer.stall then
+    list[#list + 1] = { math.huge }
+  elseif answer.broken then
+    event '{"choices":[{"delta":'
+  else
+    chunk({}, reason_of(answer))
+    chunk(nil, nil, usage_of(answer, body))
+    event "[DONE]"
+  end
   return list
+end
+
+local function pull(self)
+  local item = self.plan[self.at]
+  local now = core.now()
+  local from = self.progress_at or self.call.started
+  local limit = self.progress_at and self.idle or self.first_limit
+  local phase, words = "first_token", FIRST
+  if self.progress_at then phase, words = "idle", IDLE end
+  -- a reader that comes back late has not been kept waiting by the provider
+  local broken = wait(self.call, math.max(now, (self.ready_at or now) + item[1]),
+    self.progress_at and deadline(now, limit) or deadline(from, limit), phase, words, limit)
+  self.at, self.ready_at = self.at + 1, core.now()
+  local elapsed = core.now() - self.call.started
+  if broken then
+    self.halted = true
+    return false, broken[1], broken[2], broken[3], elapsed
+  end
+  if item[3] == "cut" then
+    self.halted = true
+    return false, "network", "body", "the connection closed in the middle of the reply", elapsed
+  end
+  return nil, "", item[2], ""
 end
 
 function Handle:pull()
@@ -231,26 +297,8 @@ function Handle:pull()
     self.pending = nil
     return text
   end
-  local next_one = self.plan[self.at]
-  if self.halted or not next_one then return false end
-  return watched(self.script, function()
-    local limit = self.progressed and self.idle or self.first_limit
-    if not self.progressed and limit then limit = math.max(0, self.call.started + limit - core.now()) end
-    local phase, words = "first_token", FIRST
-    if self.progressed then phase, words = "idle", IDLE end
-    local broken = wait(self.call, next_one[1], limit, phase, words)
-    self.at = self.at + 1
-    if broken then
-      self.halted = true
-      return false, broken[1], broken[2], broken[3], core.now() - self.call.started
-    end
-    if next_one[3] == "cut" then
-      return false, "network", "body", "the connection closed in the middle of the reply",
-        core.now() - self.call.started
-    end
-    if not next_one[2] then return false end
-    return nil, "", next_one[2], ""
-  end)
+  if self.halted or not self.plan[self.at] then return false end
+  return watched(self.script, self, pull, self)
 end
 
 function Handle:texts(handler)
@@ -267,22 +315,35 @@ end
 
 local function stream(script, spec, answer, body)
   local started = core.now()
-  local call = { started = started, total = spec.total }
-  if answer.err == "network" then
-    return false, "network", "response", "the server closed the connection without answering", core.now() - started
-  end
-  local broken = wait(call, answer.delay or 0, spec.first, "first_token", FIRST)
-  if broken then return false, broken[1], broken[2], broken[3], core.now() - started end
+  local call = new_call(spec, started)
   local code, content = status_of(answer)
+  local fails = content ~= nil or answer.err == "network"
+  local at = started + (answer.delay or 0) + (fails and answer.wait or 0)
+  local broken = wait(call, at, deadline(started, spec.first), "first_token", FIRST, spec.first)
+  if not broken and answer.err == "network" then
+    broken = { "network", "response", "the server closed the connection without answering" }
+  end
+  if broken then return false, broken[1], broken[2], broken[3], core.now() - started end
   return setmetatable({ code = code, head = headers_of(answer), content = content, call = call, script = script,
-    plan = code == 200 and plan(script, answer, body) or {}, at = 1, first = core.now() - started,
-    first_limit = spec.first, idle = spec.idle, is_closed = false }, Handle)
+    plan = fails and {} or plan(script, answer, body), at = 1, first = core.now() - started,
+    first_limit = spec.first, idle = spec.idle, is_closed = false, halted = false }, Handle)
 end
 
 -- Endpoints ------------------------------------------------------------------------------------------
 
+--- The answer to the n-th call; after the last one, the last one again.
+local function answer_of(script)
+  local n = script.calls
+  local answer = script.answers[math.min(n, #script.answers)]
+  if type(answer) ~= "function" then return answer end
+  local made = answer(script.requests[n], n)
+  if type(made) == "string" then made = { text = made } end
+  check_answer(("the answer that model '%s' made for call %d"):format(script.name, n), made)
+  return made
+end
+
 --- What a model takes in place of sluice.core.http.endpoint. `script` has answers, name, and the
---- counts calls, cancelled, closed; requests collects the decoded bodies.
+--- counts calls, cancelled, closed; requests collects the decoded bodies, times when they came.
 ---@param script table
 ---@return fun(spec: table): table
 function transport.new(script)
@@ -291,9 +352,9 @@ function transport.new(script)
     local function call(kind, body, total)
       script.calls = script.calls + 1
       script.requests[script.calls] = json.decode(body)
-      local answer = script.answers[math.min(script.calls, #script.answers)]
-      local limits = { connect = spec.connect, first = spec.first, idle = spec.idle, total = total or spec.total }
-      return watched(script, kind, script, limits, answer, body)
+      script.times[script.calls] = core.now() - script.started
+      local limits = { first = spec.first, idle = spec.idle, total = total or spec.total }
+      return watched(script, nil, kind, script, limits, answer_of(script), body)
     end
     function endpoint.request(_, body, total) return call(request, body, total) end
     function endpoint.stream(_, body, total) return call(stream, body, total) end

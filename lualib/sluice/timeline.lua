@@ -1,0 +1,219 @@
+--- What happened to each request: who was asked, when, what came, why a chain moved on.
+-- Owns: the list of events while somebody wants it, and its form as text. Off, it costs its users one
+-- look at `timeline.on`.
+-- Never: keeps a prompt, an answer or a credential.
+--
+--   sluice run --mock=outage.lua script.lua      prints it at the end
+--   sluice test                                  prints that of a failed test
+
+local core = require "sluice.core.task"
+local errors = require "sluice.errors"
+
+local EVENTS_MAX = 1000 -- kept; later ones are only counted
+local WORDS_MAX = 160   -- bytes of a failure's words
+
+---@class sluice.TimelineEvent
+---@field at number     seconds since the start
+---@field call integer  which call of the script's it belongs to
+---@field who string    a model, or the name of a chain
+---@field what string
+
+---@class sluice.Timeline
+---@field events sluice.TimelineEvent[]
+---@field calls integer
+local Timeline = { __name = "sluice.timeline" }
+Timeline.__index = Timeline
+
+local timeline = {
+  on = nil, ---@type sluice.Timeline?
+}
+
+--- Begins to record.
+---@return sluice.Timeline
+function timeline.start()
+  timeline.on = setmetatable({ events = {}, calls = 0, dropped = 0, started = core.now() }, Timeline)
+  return timeline.on
+end
+
+--- Ends the recording, and returns it.
+---@return sluice.Timeline?
+function timeline.stop()
+  local recorded = timeline.on
+  timeline.on = nil
+  return recorded
+end
+
+local function add(self, call, who, what)
+  if #self.events >= EVENTS_MAX then
+    self.dropped = self.dropped + 1
+    return
+  end
+  self.events[#self.events + 1] = { at = core.now() - self.started, call = call, who = who,
+    what = errors.one_line(what, 2 * WORDS_MAX) }
+end
+
+--- A new number for a call, unless it is part of one that has a number.
+---@param call? integer
+---@return integer
+function Timeline:call(call)
+  if call then return call end
+  self.calls = self.calls + 1
+  return self.calls
+end
+
+-- Words ---------------------------------------------------------------------------------------------
+
+local function seconds(s)
+  return s < 10 and ("%.3g s"):format(s) or ("%.0f s"):format(s)
+end
+
+--- A failure in a few words: "rate_limited, 429 (retry after 2 s)".
+local function failure(err)
+  if not errors.is(err) then return "error: " .. tostring(err) end
+  local text = err.kind
+  if err.status then text = ("%s, %d"):format(text, err.status) end
+  if err.phase then text = ("%s, phase %s"):format(text, err.phase) end
+  if err.message then text = ("%s: %s"):format(text, errors.one_line(tostring(err.message), WORDS_MAX)) end
+  if err.retry_after then text = ("%s (asks to wait %s)"):format(text, seconds(err.retry_after)) end
+  return text
+end
+
+local function answer(reply)
+  local tokens = reply.usage and reply.usage.output_tokens
+  return ("%s%s"):format(reply.finish_reason or "complete", tokens and (", %d tokens"):format(tokens) or "")
+end
+
+-- Models --------------------------------------------------------------------------------------------
+-- `run` is the call of a model (policy/call.lua): model, attempt, sent, began, waited, opts.
+
+local function number_of(self, run)
+  if not run.call then run.call = self:call(run.opts and run.opts.call) end
+  return run.call
+end
+
+--- A request is sent.
+function Timeline:sent(run)
+  local text = run.attempt > 1 and ("asked again, attempt %d"):format(run.attempt) or "asked"
+  if run.attempt == 1 and (run.waited or 0) > 0 then
+    text = ("%s, after %s of waiting for a limit"):format(text, seconds(run.waited))
+  end
+  run.asked = true
+  add(self, number_of(self, run), run.model.name, text)
+end
+
+--- An attempt has succeeded: a whole reply, or a stream that has committed.
+function Timeline:came(run, result)
+  local call, name = number_of(self, run), run.model.name
+  if not result.events then
+    return add(self, call, name, ("answered after %s: %s"):format(seconds(core.now() - run.sent), answer(result)))
+  end
+  add(self, call, name, ("first content after %s"):format(seconds(core.now() - run.sent)))
+  local account = result.account -- called once, when the stream is complete, broken or given up
+  result.account = function(stream)
+    if account then account(stream) end
+    self:ended(run, stream)
+  end
+  if result.over then result:account() result.account = nil end
+end
+
+--- A stream has ended.
+function Timeline:ended(run, stream)
+  local after = seconds(core.now() - run.sent)
+  local text
+  local broken = stream.failure
+  if broken then text = ("broke off after %s: %s"):format(after, failure(broken.cause or broken))
+  elseif stream.over then
+    text = ("complete after %s: %s"):format(after,
+      answer { finish_reason = stream.assembler:reason(), usage = stream.assembler:usage() })
+  else
+    text = ("closed by the reader after %s"):format(after)
+  end
+  add(self, run.call, run.model.name, text)
+end
+
+--- An attempt has failed before its commit; `delay` seconds until the next one, or nil.
+function Timeline:failed(run, err, delay)
+  local after = run.asked and (" after %s"):format(seconds(core.now() - run.sent)) or ""
+  local text = run.asked and ("failed%s: %s"):format(after, failure(err)) or "not asked: " .. failure(err)
+  if delay then text = ("%s; tries again in %s"):format(text, seconds(delay)) end
+  if errors.is(err) and err.budget then text = text .. "; the retry quota is used up" end
+  run.asked = false
+  add(self, number_of(self, run), run.model.name, text)
+end
+
+local Watch = {}
+Watch.__index = Watch
+function Watch:__close(err)
+  if err == nil or not errors.is(err, "cancelled") then return end
+  local run = self.run
+  local text = run.asked and ("cancelled after %s"):format(seconds(core.now() - run.sent)) or "cancelled while waiting"
+  add(self.timeline, number_of(self.timeline, run), run.model.name, text)
+end
+
+--- Something to be closed when the call is left: notices that it was cancelled.
+function Timeline:watch(run)
+  return setmetatable({ timeline = self, run = run }, Watch)
+end
+
+-- Chains ---------------------------------------------------------------------------------------------
+
+local REASON = {
+  slow = function(from) return ("%s has been silent for %s"):format(from.name, seconds(from.after or 0)) end,
+  declined = function(from) return ("%s declined"):format(from.name) end,
+}
+
+--- A chain goes to another step.
+function Timeline:moves_on(w, from, to, why)
+  local reason = REASON[why.kind] and REASON[why.kind](from) or ("%s failed (%s)"):format(from.name, why.kind)
+  add(self, w.call or 0, w.name, ("%s: step %d, %s, starts%s"):format(reason, to.index, to.name,
+    why.kind == "slow" and " beside it" or ""))
+end
+
+--- A step was stopped in favour of another one.
+function Timeline:stopped(w, s, winner)
+  add(self, w.call or 0, w.name, ("%s is cancelled%s"):format(s.name,
+    winner and (", %s was first"):format(winner.name) or ""))
+end
+
+--- A step has won.
+function Timeline:answered(w, s, why)
+  add(self, w.call or 0, w.name, ("step %d, %s, answers%s"):format(s.index, s.name,
+    s.index > 1 and (": degraded (%s)"):format(why.kind) or ""))
+end
+
+--- A stream broke after text was delivered, and the rescue goes on in its place.
+function Timeline:rescued(w, err)
+  add(self, w.call or 0, w.name, ("the stream broke off, %d bytes into the answer: rescue goes on")
+    :format(#(err.partial or "")))
+end
+
+-- As text ---------------------------------------------------------------------------------------------
+
+local function plural(n, word)
+  return ("%d %s%s"):format(n, word, n == 1 and "" or "s")
+end
+
+--- The events, one a line, oldest first.
+---@param most? integer lines
+---@return string[]
+function Timeline:lines(most)
+  local width, lines = 0, {}
+  for _, event in ipairs(self.events) do width = math.max(width, utf8.len(event.who) or #event.who) end
+  for i, event in ipairs(self.events) do
+    if most and i > most then break end
+    local number = self.calls > 1 and ("%4d"):format(event.call) or ""
+    local pad = (" "):rep(width - (utf8.len(event.who) or #event.who))
+    lines[i] = ("%9.3f s%s  %s%s  %s"):format(event.at, number, event.who, pad, event.what)
+  end
+  local left = #self.events - #lines + self.dropped
+  if left > 0 then lines[#lines + 1] = ("… and %d more"):format(left) end
+  return lines
+end
+
+--- "timeline of 3 calls, 6.2 s"
+---@return string
+function Timeline:title()
+  return ("timeline of %s, %s"):format(plural(self.calls, "call"), seconds(core.now() - self.started))
+end
+
+return timeline
