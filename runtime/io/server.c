@@ -165,8 +165,10 @@ static void adopt(struct server *s, struct connection *c) {
 static void on_accepted(evutil_socket_t fd, short what, void *arg) {
   (void)fd, (void)what;
   struct server *s = arg;
-  while (!list_empty(&s->fresh)) {
-    struct connection *c = list_entry(s->fresh.next, struct connection, link);
+  struct list *node = s->fresh.next;
+  while (node != &s->fresh) {
+    struct connection *c = list_entry(node, struct connection, link);
+    node = node->next; /* adopting may free this one, and touches no other */
     list_remove(&c->link);
     adopt(s, c);
   }
@@ -302,12 +304,16 @@ static void on_accept_error(struct evconnlistener *listener, void *arg) {
 }
 
 static bool read_port(struct server *s, int fd) {
-  struct sockaddr_storage address;
+  union {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+  } address;
+  memset(&address, 0, sizeof address);
   socklen_t length = sizeof address;
-  if (getsockname(fd, (struct sockaddr *)&address, &length) != 0) return false;
-  s->ipv6 = address.ss_family == AF_INET6;
-  s->port = ntohs(s->ipv6 ? ((struct sockaddr_in6 *)&address)->sin6_port
-                          : ((struct sockaddr_in *)&address)->sin_port);
+  if (getsockname(fd, &address.any, &length) != 0) return false;
+  s->ipv6 = address.any.sa_family == AF_INET6;
+  s->port = ntohs(s->ipv6 ? address.v6.sin6_port : address.v4.sin_port);
   return true;
 }
 
@@ -319,6 +325,13 @@ static void start(struct server *s) {
   evhttp_set_bevcb(s->http, on_accept, s);
   evhttp_set_gencb(s->http, on_request, s);
   evconnlistener_set_error_cb(evhttp_bound_socket_get_listener(s->bound), on_accept_error);
+}
+
+static void release(struct server *s) {
+  if (s->accepted != NULL) event_free(s->accepted);
+  if (s->http != NULL) evhttp_free(s->http);
+  free(s->by_fd);
+  free(s);
 }
 
 struct server *server_listen(const struct server_options *o, char *error, size_t size) {
@@ -342,7 +355,7 @@ struct server *server_listen(const struct server_options *o, char *error, size_t
   if (!ok) {
     snprintf(error, size, "out of memory");
     close(fd);
-    if (s != NULL) server_close(s);
+    if (s != NULL) release(s);
     return NULL;
   }
   start(s);
@@ -390,12 +403,7 @@ void server_stop(struct server *s) {
 
 void server_close(struct server *s) {
   s->options.changed = NULL;
-  if (s->accepted != NULL) {
-    server_stop(s);
-    close_connections(s, true);
-    event_free(s->accepted);
-  }
-  if (s->http != NULL) evhttp_free(s->http);
-  free(s->by_fd);
-  free(s);
+  server_stop(s);
+  close_connections(s, true);
+  release(s);
 }

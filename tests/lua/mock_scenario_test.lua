@@ -481,7 +481,7 @@ T.test("a file, and what can be wrong with it", function(t)
   t.raises("mock%.start: unknown option 'prot' %(did you mean 'port'", mock.start, { prot = 1 })
 end)
 
-T.test("the scenarios that come with sluice load, and do what they say", function(t)
+T.test("the scenarios that come with sluice load", function(t)
   local listing = assert(io.popen "ls scripts/scenarios/*.lua")
   local count = 0
   for path in listing:lines() do
