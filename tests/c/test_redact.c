@@ -43,6 +43,7 @@ static const struct row headers[] = {
     {"rate limits are numbers", "x-ratelimit-remaining-tokens: 149984", NULL},
     {"anthropic rate limits", "anthropic-ratelimit-input-tokens-reset: 2026-11-22T10:00:00Z", NULL},
     {"request id", "x-request-id: req_011CSHoEeqs5C35K2UUqR7Fy", NULL},
+    {"words before a colon are no name", "X- client_secret = abc-Token: x", "X- client_secret = " R " x"},
     {"no colon", "just words", NULL},
     {"empty", "", NULL},
 };
@@ -102,6 +103,9 @@ static const struct row texts[] = {
     {"basic in prose", "use Basic authentication, please", NULL},
     {"bearer at the end", "the scheme is Bearer", NULL},
     {"challenge", "Bearer realm=\"api\"", NULL},
+    {"a name where a credential might be", "basic  client_secret = abc", "basic  " R " = " R},
+    {"names in a chain", "key = token = abc", "key = " R " = " R},
+    {"bearer token, with one", "bearer token 0123abcd rejected", "bearer token " R " rejected"},
     {"header in a text", "> authorization: Token abc\n> accept: x", "> authorization: " R "\n> accept: x"},
     {"header in quotes", "curl -H 'X-Api-Key: abc' https://h", "curl -H 'X-Api-Key: " R},
     {"password in a text", "password: hunter2", "password: " R},
