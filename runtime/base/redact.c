@@ -152,7 +152,8 @@ static size_t past_scheme(const struct pass *p, size_t i) {
   if (!listed(p->s + i, end - i, names)) return i;
   size_t value = end;
   while (value < p->n && (p->s[value] == ' ' || p->s[value] == '\t')) value++;
-  return value > end && value < p->n && !ends_value(p->s[value]) ? value : i;
+  if (value == end || value == p->n || ends_value(p->s[value])) return i;
+  return p->s[value] == '=' || p->s[value] == ':' ? i : value; /* not a scheme but a name */
 }
 
 /* ---- names with values ----------------------------------------------------------------------- */
