@@ -114,7 +114,7 @@ MODE_fuzz := $(MODE_asan) -fsanitize=fuzzer-no-link
 MODE_cov := -O0 -g --coverage
 HARDEN_release := -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
 
-OUR_CPPFLAGS := -D_GNU_SOURCE -Iruntime
+OUR_CPPFLAGS := -D_GNU_SOURCE -Iruntime $(if $(filter debug asan,$(MODE)),-DSLUICE_FAULTS)
 OUR_CFLAGS = -std=c11 $(WARNINGS) $(if $(filter 1,$(WERROR)),-Werror) $(MODE_$(MODE)) \
   $(HARDEN_$(MODE))
 LIB_CFLAGS = $(LUA_CFLAGS) $(CJSON_CFLAGS) $(CURL_CFLAGS) $(EVENT_CFLAGS) $(EDIT_CFLAGS)
@@ -313,6 +313,7 @@ installed = $(B)/sluice:$(BINDIR) \
   $(foreach f,$(sort $(shell find lualib/meta -name '*.lua' 2>/dev/null)),$(f):$(DATADIR)/sluice/$(patsubst \
     lualib/%/,%,$(dir $(f)))) \
   $(foreach f,$(wildcard scripts/*.lua),$(f):$(DATADIR)/sluice/scripts) \
+  $(foreach f,$(wildcard scripts/scenarios/*.lua),$(f):$(DATADIR)/sluice/scripts/scenarios) \
   $(foreach f,README.md LICENSE CHANGELOG.md,$(if $(wildcard $(f)),$(f):$(DATADIR)/doc/sluice))
 source_of = $(firstword $(subst :, ,$(1)))
 folder_of = $(DESTDIR)$(lastword $(subst :, ,$(1)))

@@ -161,7 +161,7 @@ static int exit_code(struct task *root) {
 static void stop_services(void) {
   scope_cancel(&program.service, "the program is ending");
   int64_t until = loop_refresh_us() + SERVICE_GRACE_US;
-  while (!list_empty(&program.service.tasks) && loop_refresh_us() < until) sched_turn(10000);
+  while (sched_stats()->live > 0 && loop_refresh_us() < until) sched_turn(10000);
 }
 
 int main(int argc, char **argv) {
