@@ -10,6 +10,7 @@ local sys = require "sluice.core.sys"
 local WARN_BURST_S = 2           -- a task that computes this long without waiting is worth a line
 local WARN_BURST_VERBOSE_S = 0.1
 local MIB = 1 << 20
+local TIMELINE_MAX = 200         -- lines
 
 local script = {}
 
@@ -112,6 +113,7 @@ function script.prepare(opts)
   end
   if not opts.quiet then
     report.say(("mock provider at %s; no request leaves this machine"):format(url))
+    if opts.mock ~= true then require "sluice.timeline".start() end -- a rehearsal: show_timeline tells how it went
   end
   return true
 end
@@ -304,13 +306,17 @@ local function failed(source, outcome, opts, report)
   return EXIT.raised
 end
 
---- Runs a compiled script to its end and says on stderr how it failed, if it did.
----@param source sluice.Script
----@param chunk function
----@param words string[] its arguments
----@param opts table
----@return integer code
-function script.execute(source, chunk, words, opts)
+-- After a rehearsal: who was asked, when, what came, and why a fallback moved on.
+local function show_timeline()
+  local loaded = package.loaded["sluice.timeline"]
+  local recorded = loaded and loaded.stop()
+  if not recorded or #recorded.events == 0 then return end
+  require "sluice.report".say(recorded:title())
+  local safe = require "sluice.term".safe
+  for _, line in ipairs(recorded:lines(TIMELINE_MAX)) do io.stderr:write(safe(line), "\n") end
+end
+
+local function execute(source, chunk, words, opts)
   local outcome = run_limited(chunk, words, opts.timeout)
   -- The ceilings were the script's: what is left to do must not meet them.
   sys.guard {}
@@ -326,6 +332,18 @@ function script.execute(source, chunk, words, opts)
   if code then return code end
   require "sluice.report".failure(why, { verbose = opts.verbose, before = source.name .. ": " })
   return EXIT.raised
+end
+
+--- Runs a compiled script to its end and says on stderr how it failed, if it did.
+---@param source sluice.Script
+---@param chunk function
+---@param words string[] its arguments
+---@param opts table
+---@return integer code
+function script.execute(source, chunk, words, opts)
+  local code = execute(source, chunk, words, opts)
+  show_timeline()
+  return code
 end
 
 return script
