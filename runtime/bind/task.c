@@ -311,6 +311,16 @@ static int push_error_traceback(lua_State *L) {
   return 1;
 }
 
+#ifdef SLUICE_FAULTS
+/* core.fail_allocation(n) -> has one failed since the last call? The nth from now on fails. */
+static int fail_allocation(lua_State *L) {
+  lua_Integer nth = luaL_checkinteger(L, 1);
+  luaL_argcheck(L, nth >= 0, 1, "0 or more expected");
+  lua_pushboolean(L, guard_fail_allocation((size_t)nth));
+  return 1;
+}
+#endif
+
 int luaopen_sluice_core_task(lua_State *L) {
   static const luaL_Reg scope_methods[] = {
       {"run", scope_run},           {"wait", scope_wait},           {"cancel", scope_cancel_},
@@ -322,14 +332,22 @@ int luaopen_sluice_core_task(lua_State *L) {
                                           {"done", task_done},
                                           {"__tostring", task_tostring},
                                           {NULL, NULL}};
-  static const luaL_Reg functions[] = {
-      {"scope", new_scope},  {"service", spawn_service},
-      {"sleep", core_sleep}, {"now", core_now},
-      {"left", core_left},   {"check", core_check},
-      {"adopt", core_adopt}, {"is_cancelled", core_is_cancelled},
-      {"tasks", core_tasks}, {"census", core_census},
-      {"stats", core_stats}, {"traceback_of", push_error_traceback},
-      {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"scope", new_scope},
+                                       {"service", spawn_service},
+                                       {"sleep", core_sleep},
+                                       {"now", core_now},
+                                       {"left", core_left},
+                                       {"check", core_check},
+                                       {"adopt", core_adopt},
+                                       {"is_cancelled", core_is_cancelled},
+                                       {"tasks", core_tasks},
+                                       {"census", core_census},
+                                       {"stats", core_stats},
+                                       {"traceback_of", push_error_traceback},
+#ifdef SLUICE_FAULTS
+                                       {"fail_allocation", fail_allocation},
+#endif
+                                       {NULL, NULL}};
   luaL_newmetatable(L, SCOPE_TYPE);
   luaL_setfuncs(L, scope_methods, 0);
   lua_pushvalue(L, -1);
