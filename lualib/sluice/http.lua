@@ -107,7 +107,8 @@ local function endpoint(call, url, keep_credentials)
   return core.endpoint {
     method = call.method, url = url,
     headers = header_list(call.headers, call.extra, keep_credentials),
-    connect = timeout.connect, first = timeout.first_token, idle = timeout.idle,
+    connect = timeout.connect, first = timeout.first_token or timeout.idle,
+    idle = timeout.idle,
     body_max = call.max_body or BODY_MAX,
   }
 end
@@ -186,7 +187,7 @@ function Response:__tostring()
 end
 
 --- One request. Options: url, method (GET, or POST with a body), headers (values: strings or
---- secrets), body or json, timeout = { connect = 3, first_token =, idle = 30, total = 60 } seconds,
+--- secrets), body or json, timeout = { connect = 3, first_token = as idle, idle = 30, total = 60 } seconds,
 --- redirects (5; 0 returns the redirect itself), max_body (64 MiB).
 --- Raises `network`, `timeout`, `protocol`; any status is returned.
 ---@async
@@ -212,7 +213,10 @@ EventStream.__index = EventStream
 local function next_event(self)
   if self.ended then return nil end
   local first, a, b, c, d = self.handle:pull()
-  if first == nil then return { event = a, data = b, id = c } end
+  if first == nil then
+    self.handle:progress()
+    return { event = a, data = b, id = c }
+  end
   self:close()
   if a then raise_failure(self.call, a, b, c, d) end
   self.ended = true
