@@ -115,7 +115,11 @@ function command.new(opts)
   return source.new {
     name = name, ttl = o.ttl, timeout = o.timeout + 5, cache = o.cache, -- 5: for a group that ignores SIGTERM
     key = "command\n" .. (o.name or table.concat(words, "\n")),
-    fetch = function() return mocked.secret(name) or run(words, o) end,
+    fetch = function()
+      local mock = mocked.secret(name)
+      if mock then return mock end
+      return run(words, o)
+    end,
   }
 end
 
