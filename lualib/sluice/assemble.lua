@@ -341,10 +341,11 @@ end
 --- The same failure as seen from where the answer stands: once content was delivered it is
 --- `interrupted`, with the text so far and the failure as its cause.
 ---@param fields table
+---@param committed? boolean  true: it is committed, though nothing was delivered (half a tool call)
 ---@return table fields
-function Assembler:broken(fields)
+function Assembler:broken(fields, committed)
   local kind = fields.kind
-  if not self:committed() or kind == "filtered" or kind == "cancelled" or kind == "interrupted" then
+  if not (committed or self:committed()) or kind == "filtered" or kind == "cancelled" or kind == "interrupted" then
     return fields
   end
   local cause = errors.is(fields) and fields or errors.new(fields)

@@ -50,7 +50,7 @@ end
 --- The failure is kept until what came before it has been read.
 local function fail(self, fields)
   if self.failure then return end
-  fields = self.assembler:broken(fields)
+  fields = self.assembler:broken(fields, self.ttft ~= nil)
   if not errors.is(fields) then fields = errors.new(fields) end
   self.failure = self.decorate(fields)
   self.over = true
@@ -86,6 +86,10 @@ local function take(self, name, data, id)
       local events
       events, failure = assembler:feed(delta)
       push_all(self, events)
+      if delta.type == "tool" then -- content, though the script sees the call only when it is whole
+        self.handle:progress()
+        if not self.ttft then self.ttft = core.now() - self.started end
+      end
       if failure then return fail(self, failure) end
     end
   end
@@ -119,6 +123,10 @@ end
 local function check_open(self, method)
   if self.closed and not self.over then
     error(("stream:%s: the stream was closed before its end"):format(method), 3)
+  end
+  local handle = self.handle
+  if handle.reading and handle:reading() then -- before there is a loop whose end would close it
+    error(("stream:%s: another task is already reading this stream"):format(method), 3)
   end
 end
 
@@ -203,6 +211,7 @@ end
 function Stream:reply()
   if self.result then return self.result end
   check_open(self, "reply")
+  local _ <close> = self -- whoever asks for all of it reads no more when that fails or is cancelled
   while next_event(self) do end -- luacheck: ignore 542
   local reply = self.assembler:reply()
   reply.provider, reply.ttft = self.provider, self.ttft
@@ -238,6 +247,14 @@ function Stream.new(fields)
   return setmetatable(fields, Stream)
 end
 
+--- A failure before there is anything to hand out is one of the opening.
+local function raise_early(self)
+  if self.failure and not self.ttft and not self.queue[self.first] then
+    self:close()
+    errors.raise(self.failure)
+  end
+end
+
 --- Reads up to the first content, so that whatever fails before it can still be retried: raises that
 --- failure. An answer that ends without content is committed too.
 ---@async
@@ -248,10 +265,7 @@ function Stream:commit()
     if text then self.handle:put_back(text) end
     continuing = true
   end
-  if self.failure and not self.queue[self.first] then
-    self:close()
-    errors.raise(self.failure)
-  end
+  raise_early(self)
 end
 
 --- A whole answer that came where a stream was asked for.
@@ -268,6 +282,7 @@ function Stream:take_whole(deltas)
     end
   end
   if not self.failure then conclude(self) end
+  raise_early(self)
   if not self.ttft then self.ttft = core.now() - self.started end
 end
 

@@ -487,6 +487,12 @@ static int stream_closed(lua_State *L) {
   return 1;
 }
 
+/* stream:reading(): is a task waiting for it? */
+static int stream_reading(lua_State *L) {
+  lua_pushboolean(L, check_stream(L)->waiter != NULL);
+  return 1;
+}
+
 static int stream_gc(lua_State *L) {
   struct http_stream *s = check_stream(L);
   shut(s);
@@ -514,6 +520,7 @@ void http_open_stream(lua_State *L) {
                                      {"times", stream_times},
                                      {"close", stream_close},
                                      {"closed", stream_closed},
+                                     {"reading", stream_reading},
                                      {"__close", stream_close},
                                      {"__gc", stream_gc},
                                      {NULL, NULL}};
