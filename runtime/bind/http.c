@@ -8,6 +8,7 @@
 #include <lauxlib.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/limits.h"
 #include "bind/bind.h"
@@ -125,8 +126,16 @@ static size_t field_size(lua_State *L, const char *name, size_t absent) {
   return (size_t)n;
 }
 
+static double field_number(lua_State *L, const char *name) {
+  lua_getfield(L, 1, name);
+  lua_Number n = luaL_optnumber(L, -1, 0);
+  if (!(n >= 0 && n <= 1e9)) luaL_error(L, "%s: a number expected: 0 or more", name);
+  lua_pop(L, 1);
+  return n;
+}
+
 /* core.endpoint { method, url, headers = { name, value, … }, connect, first, idle, total (seconds),
-** body_max, receive_buffer (bytes) } */
+** min_rate (tokens a second), min_rate_over (seconds), body_max, receive_buffer (bytes) } */
 static int new_endpoint(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
@@ -143,6 +152,9 @@ static int new_endpoint(lua_State *L) {
   e->limits.first_us = bind_field_seconds(L, 1, "first", 0);
   e->limits.idle_us = bind_field_seconds(L, 1, "idle", 0);
   e->limits.total_us = bind_field_seconds(L, 1, "total", 0);
+  e->limits.rate_us = bind_field_seconds(L, 1, "min_rate_over", 0);
+  e->limits.rate = field_number(L, "min_rate");
+  if (e->limits.rate == 0) e->limits.rate_us = 0;
   e->limits.body_max = field_size(L, "body_max", HTTP_BODY_MAX);
   e->receive_buffer = field_size(L, "receive_buffer", 0);
   if (lua_getfield(L, 1, "headers") == LUA_TTABLE) {
@@ -254,6 +266,37 @@ int http_headers(lua_State *L, const struct transfer *t) {
     p = next;
   }
   return 1;
+}
+
+/* Push { [lower-case name] = value } of the headers that speak of rate limits, or nil when there
+** are none, as on nearly every reply: one look at the first letters of each line. */
+int http_limits(lua_State *L, const struct transfer *t) {
+  static const char ours[] = "x-ratelimit-", anthropic[] = "anthropic-ratelimit-";
+  const char *p = t->headers.data, *end = p + t->headers.len;
+  bool found = false;
+  lua_settop(L, 1);
+  while (p != NULL && p < end) {
+    const char *eol = memchr(p, '\n', (size_t)(end - p));
+    const char *next = eol != NULL ? eol + 1 : end;
+    size_t line = (size_t)(next - p);
+    bool match = (line > sizeof ours && strncasecmp(p, ours, sizeof ours - 1) == 0) ||
+                 (line > sizeof anthropic && strncasecmp(p, anthropic, sizeof anthropic - 1) == 0);
+    const char *colon = match ? memchr(p, ':', line) : NULL;
+    if (colon != NULL && colon - p < 256) {
+      char name[256];
+      size_t n = (size_t)(colon - p), len;
+      memcpy(name, p, n);
+      name[n] = '\0';
+      const char *value = transfer_header(t, name, &len);
+      lower(name, n);
+      if (!found) lua_newtable(L);
+      found = true;
+      lua_pushlstring(L, value != NULL ? value : "", value != NULL ? len : 0);
+      lua_setfield(L, -2, name);
+    }
+    p = next;
+  }
+  return found ? 1 : 0;
 }
 
 int http_times(lua_State *L, const struct transfer *t) {

@@ -22,8 +22,8 @@ struct endpoint {
 
 struct endpoint *http_check_endpoint(lua_State *L, int arg);
 
-/* Read (body, total seconds or nil, name, value, …) from `first` on into a spec. A value is a string
-** or a secret; a nil name is passed over. Raises before anything is acquired. */
+/* Read (body, total seconds or nil, name, value, …) from `first` on into a spec. A value is a
+** string or a secret; a nil name is passed over. Raises before anything is acquired. */
 void http_read_call(lua_State *L, struct endpoint *e, int first, struct transfer_spec *spec);
 
 /* Push false, kind, phase, message, elapsed seconds: what a failed exchange looks like to Lua. */
@@ -33,6 +33,7 @@ int http_push_failure(lua_State *L, const struct transfer *t);
 int http_status(lua_State *L, const struct transfer *t);
 int http_header(lua_State *L, const struct transfer *t);
 int http_headers(lua_State *L, const struct transfer *t);
+int http_limits(lua_State *L, const struct transfer *t);
 /* Push seconds from the start to the first byte (nil before it) and to the end or to now. */
 int http_times(lua_State *L, const struct transfer *t);
 

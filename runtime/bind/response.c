@@ -97,6 +97,10 @@ static int response_headers(lua_State *L) {
   return http_headers(L, &check_response(L)->transfer);
 }
 
+static int response_limits(lua_State *L) {
+  return http_limits(L, &check_response(L)->transfer);
+}
+
 static int response_times(lua_State *L) {
   return http_times(L, &check_response(L)->transfer);
 }
@@ -161,10 +165,10 @@ static int response_free(lua_State *L) {
 }
 
 void http_open_response(lua_State *L) {
-  static const luaL_Reg methods[] = {{"status", response_status},   {"header", response_header},
-                                     {"headers", response_headers}, {"times", response_times},
-                                     {"body", response_body},       {"answer", response_answer},
-                                     {"__gc", response_free},       {NULL, NULL}};
+  static const luaL_Reg methods[] = {
+      {"status", response_status}, {"header", response_header}, {"headers", response_headers},
+      {"times", response_times},   {"limits", response_limits}, {"body", response_body},
+      {"answer", response_answer}, {"__gc", response_free},     {NULL, NULL}};
   luaL_newmetatable(L, RESPONSE_TYPE);
   luaL_setfuncs(L, methods, 0);
   lua_pushvalue(L, -1);

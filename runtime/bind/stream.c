@@ -200,9 +200,7 @@ static int push_too_large(lua_State *L, struct http_stream *s, const char *what,
 
 /* Push the text of a delta, or the failure that it is. */
 static int push_delta(lua_State *L, struct http_stream *s, const struct delta *d) {
-  struct transfer *t = &s->stream.transfer;
-  t->progressed = true;
-  transfer_unexpect(t);
+  transfer_progress(&s->stream.transfer, d->text_len);
   if (d->usage != NULL) {
     buf_clear(&s->usage, s->usage.max);
     if (buf_append(&s->usage, d->usage, d->usage_len) != BUF_OK)
@@ -349,11 +347,11 @@ static int stream_plain(lua_State *L) {
   return 0;
 }
 
-/* stream:progress(): the event just read was content. */
+/* stream:progress([bytes]): the event just read was content, so many bytes of it. */
 static int stream_progress(lua_State *L) {
-  struct transfer *t = &check_stream(L)->stream.transfer;
-  t->progressed = true;
-  transfer_unexpect(t);
+  struct http_stream *s = check_stream(L);
+  lua_Integer bytes = luaL_optinteger(L, 2, 0);
+  transfer_progress(&s->stream.transfer, bytes > 0 ? (size_t)bytes : 0);
   return 0;
 }
 
@@ -397,6 +395,7 @@ static int stream_hurry(lua_State *L) {
   int64_t us = bind_check_seconds(L, 2);
   if (t->done) return 0;
   t->limits.idle_us = us > 0 ? us : 1;
+  t->limits.rate_us = 0;
   t->progressed = true;
   transfer_expect(t);
   return 0;
@@ -473,6 +472,10 @@ static int stream_headers(lua_State *L) {
   return http_headers(L, &check_stream(L)->stream.transfer);
 }
 
+static int stream_limits(lua_State *L) {
+  return http_limits(L, &check_stream(L)->stream.transfer);
+}
+
 static int stream_times(lua_State *L) {
   return http_times(L, &check_stream(L)->stream.transfer);
 }
@@ -517,6 +520,7 @@ void http_open_stream(lua_State *L) {
                                      {"status", stream_status},
                                      {"header", stream_header},
                                      {"headers", stream_headers},
+                                     {"limits", stream_limits},
                                      {"times", stream_times},
                                      {"close", stream_close},
                                      {"closed", stream_closed},

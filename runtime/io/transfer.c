@@ -200,8 +200,36 @@ static int64_t due(const struct transfer *t, const char **phase) {
     name = "first_token";
     silent = t->progress_us == LOOP_NEVER ? LOOP_NEVER : plus(t->started_us, t->limits.first_us);
   }
+  if (t->progressed && t->limits.rate_us > 0 && t->progress_us != LOOP_NEVER) {
+    int64_t measured = t->progress_us + t->limits.rate_us - t->waited_us;
+    if (measured < silent) {
+      silent = measured;
+      name = "slow";
+    }
+  }
   *phase = total <= silent ? "total" : name;
   return total <= silent ? total : silent;
+}
+
+/* ---- the floor under the rate: slow, but alive ---------------------------------------------- */
+
+#define BYTES_PER_TOKEN 4 /* the usual estimate: nobody counts the tokens of a piece of text */
+
+void transfer_measure(struct transfer *t, size_t bytes) {
+  if (t->progressed && t->progress_us != LOOP_NEVER) t->waited_us += loop_now_us() - t->progress_us;
+  t->window_bytes += bytes;
+}
+
+static double window_tokens(const struct transfer *t) {
+  return (double)t->window_bytes / BYTES_PER_TOKEN;
+}
+
+/* The window is over: too little in it, or begin the next one. */
+static bool fast_enough(struct transfer *t) {
+  if (window_tokens(t) < t->limits.rate * (double)t->limits.rate_us / 1e6) return false;
+  t->window_bytes = 0;
+  t->waited_us = t->progress_us - loop_now_us(); /* what this wait has lasted so far is behind us */
+  return true;
 }
 
 static void give_up(struct transfer *t, const char *phase) {
@@ -211,6 +239,11 @@ static void give_up(struct transfer *t, const char *phase) {
                 (double)t->limits.idle_us / 1e6);
   else if (strcmp(phase, "first_token") == 0)
     set_failure(t, ERR_TIMEOUT, phase, "no answer within %.3g s (timeout.first_token)", waited);
+  else if (strcmp(phase, "slow") == 0)
+    set_failure(t, ERR_TIMEOUT, phase,
+                "the reply is too slow: about %.3g tokens in %.3g s, fewer than %.3g a second "
+                "(timeout.min_rate)",
+                window_tokens(t), (double)t->limits.rate_us / 1e6, t->limits.rate);
   else
     set_failure(t, ERR_TIMEOUT, phase, "not finished within %.3g s (timeout.total)", waited);
   end(t);
@@ -221,6 +254,7 @@ static void on_timer(struct loop_timer *timer) {
       (struct transfer *)(void *)((char *)timer - offsetof(struct transfer, timer));
   const char *phase;
   int64_t now = loop_now_us(), at = due(t, &phase);
+  if (at <= now && strcmp(phase, "slow") == 0 && fast_enough(t)) at = due(t, &phase);
   if (at > now) {
     if (at != LOOP_NEVER) loop_timer_arm(timer, at); /* progress moved it; look again then */
   } else if (t->unseen && strcmp(phase, "total") != 0) {

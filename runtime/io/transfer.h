@@ -27,6 +27,8 @@ struct transfer_limits {
   int64_t first_us;   /* from the start to the first progress; 0: none */
   int64_t idle_us;    /* between two signs of progress; 0: none */
   int64_t total_us;   /* from the start to the end; 0: none */
+  int64_t rate_us;    /* time of waiting over which `rate` is measured; 0: no floor */
+  double rate;        /* tokens a second that content must keep up, once there has been some */
   size_t body_max;
 };
 
@@ -57,19 +59,21 @@ struct transfer {
   struct buf body;    /* when no sink is set */
   int status;         /* of the final reply; 0 before it came */
   int64_t started_us, first_byte_us, progress_us, ended_us;
-  bool counts_bytes; /* bytes are progress; a stream decides for itself what is (false) */
-  bool progressed;   /* there has been progress */
-  bool unseen;       /* the sink took bytes that its reader has not looked at yet; while this */
-  bool overdue;      /* … patience ended: the reader gets one look, bytes that come now are late */
-  bool bodyless;     /* the answer to HEAD: its Content-Length promises nothing */
+  int64_t waited_us;   /* in this window of the rate, up to the last progress */
+  size_t window_bytes; /* of content in it */
+  bool counts_bytes;   /* bytes are progress; a stream decides for itself what is (false) */
+  bool progressed;     /* there has been progress */
+  bool unseen;         /* the sink took bytes that its reader has not looked at yet; while this */
+  bool overdue;        /* … patience ended: the reader gets one look, bytes that come now are late */
+  bool bodyless;       /* the answer to HEAD: its Content-Length promises nothing */
   bool headers_done, done, failed, paused;
   enum err_kind kind;
-  const char *phase; /* static: "connect", "first_token", "idle", "total", "response", "body" */
+  const char *phase; /* static: "connect", "first_token", "idle", "slow", "total", "response",
+                        "body" */
   char *message;     /* what happened, when failed */
 
   /* Set by the owner before the start. `sink` takes body bytes instead of `body`; `notify` is
-  *called
-  ** when headers are complete, when the sink took bytes, and when the transfer is done. */
+  ** called when headers are complete, when the sink took bytes, and when the transfer is done. */
   enum sink_status (*sink)(struct transfer *, const char *bytes, size_t n);
   void (*notify)(struct transfer *);
 };
@@ -88,6 +92,14 @@ static inline void transfer_unexpect(struct transfer *t) {
 static inline void transfer_seen(struct transfer *t) {
   t->unseen = false;
 }
+/* Content came. The floor under its rate measures only the time somebody waited for it: a slow
+** reader does not make a slow provider. */
+void transfer_measure(struct transfer *t, size_t bytes);
+static inline void transfer_progress(struct transfer *t, size_t bytes) {
+  if (t->limits.rate_us > 0) transfer_measure(t, bytes);
+  t->progressed = true;
+  transfer_unexpect(t);
+}
 /* Stop at once: the connection is closed unless the reply was complete. */
 void transfer_abort(struct transfer *t);
 /* Abort if needed and release the memory. Safe to call twice. */
@@ -105,9 +117,9 @@ int network_init(void);
 void network_close(void);
 const char *network_version(void); /* of libcurl */
 
-/* Resolve `location` against `base` ("" when that is not a URL). `same_origin` tells whether
-*scheme,
-** host and port are those of `base`. The result is malloc'ed. NULL with *why set: a bad URL. */
+/* Resolve `location` against `base` ("" when that is not a URL). `same_origin` tells whether the
+** scheme, host and port are those of `base`. The result is malloc'ed. NULL with *why set: a bad
+** URL. */
 char *url_resolve(const char *base, const char *location, bool *same_origin, const char **why);
 
 #endif
