@@ -28,6 +28,7 @@ local FUNCTIONS = {
   model = { "sluice.model", "new" },
   provider = { "sluice.provider", "register" },
   fallback = { "sluice.fallback", "new" },
+  limit = { "sluice.policy.limiter", "new" },
   rules = { "sluice.rules", "new" },
   cache = { "sluice.cache", "new" },
   budget = { "sluice.budget", "new" },

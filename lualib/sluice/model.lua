@@ -1,34 +1,40 @@
 --- Models: a callable endpoint with all transport policy inside.
--- Owns: what a model is made of, how a call becomes a request, and how attempts become one reply.
--- Reading order: Model:ask, Model:stream, attempt.
--- Pure parts are elsewhere: provider/* (what to send, what came), assemble (the reply), retry (when
--- again). The wire is C: sluice.core.http.
+-- Owns: what a model is made of, how a call becomes a request, and what comes back a reply.
+-- Reading order: Model:ask, ask_once, Model:stream, stream_once.
+-- Elsewhere: what to send and what came (provider/*), the reply (assemble), attempts, limits and the
+-- breaker (policy/call.lua first). The wire is C: sluice.core.http.
 
 local core = require "sluice.core.task"
 local http = require "sluice.core.http"
-local sync = require "sluice.core.sync"
 local sys = require "sluice.core.sys"
 local json = require "sluice.json"
 local assemble = require "sluice.assemble"
 local errors = require "sluice.errors"
 local options = require "sluice.options"
+local breakers = require "sluice.policy.breaker"
+local call = require "sluice.policy.call"
+local limiters = require "sluice.policy.limiter"
+local quotas = require "sluice.policy.quota"
 local providers = require "sluice.provider"
 local request_of = require "sluice.provider.request"
 local Reply = require "sluice.reply"
-local retry = require "sluice.retry"
 local secret = require "sluice.secret"
+local tokens = require "sluice.core.token"
 local Stream = require "sluice.stream"
+local authorized = require "sluice.token.authorized"
 
 local ASK_TOTAL, STREAM_TOTAL = 60, 600 -- seconds, unless timeout.total is given
-local CONCURRENCY = 5
+
+local LIMIT = { share = { check = limiters.is, expected = "what sluice.limit { … } returns" } }
+for name, entry in pairs(limiters.FIELDS) do LIMIT[name] = entry end
 
 local SPEC = options.spec {
   provider = { type = "string", required = true },
   model = { type = "string", required = true, nonempty = true },
   base_url = { type = "string", nonempty = true },
   protocol = { type = "string", enum = { "openai", "anthropic" } },
-  auth = { check = function(v) return type(v) == "string" and v ~= "" or secret.is(v) end,
-    expected = "a string, or a secret such as sluice.secret.env 'NAME'" },
+  auth = { check = authorized.is_credential,
+    expected = "a string, a secret such as sluice.secret.env 'NAME', a token source, or a function that gives a key" },
   headers = { type = "table", values = { check = function(v)
     return type(v) == "string" or secret.is(v)
   end, expected = "a string or a secret" } },
@@ -37,15 +43,16 @@ local SPEC = options.spec {
     first_token = { type = "seconds", default = 30 },
     idle = { type = "seconds", default = 30 },
     total = { type = "seconds" },
+    min_rate = { type = "number", above = 0, max = 1e6 }, -- tokens a second, of a stream
+    min_rate_over = { type = "seconds", above = 0, default = 10 },
   } },
   retry = { type = { "table", "false" }, fields = {
     attempts = { type = "integer", min = 1, max = 100, default = 3 },
     base = { type = "seconds" }, cap = { type = "seconds" }, max_wait = { type = "seconds" },
-    resend = { type = "boolean" },
+    resend = { type = "boolean" }, budget = { type = { "number", "false" }, min = 0 },
   } },
-  limit = { type = "table", fields = {
-    concurrency = { type = "integer", min = 1, default = CONCURRENCY },
-  } },
+  breaker = { type = { "table", "false" }, fields = breakers.FIELDS },
+  limit = { type = "table", fields = LIMIT },
   defaults = { type = "table" },
   idempotency = { type = { "string", "false" }, expected = "the name of a header, or false" },
   transport = { type = "function" }, -- in place of the wire: sluice.test
@@ -56,6 +63,9 @@ local SPEC = options.spec {
 ---@field name string      "provider/model"
 ---@field provider string
 ---@field model string
+---@field breaker sluice.Breaker|false  to look at and to force: model.breaker:state(), :open(), :close() …
+---@field limiter sluice.Limiter        model.limiter:left()
+---@field quota sluice.RetryQuota|false what retries and hedges to this address may still cost
 local Model = { __name = "sluice.model" }
 Model.__index = Model
 
@@ -88,11 +98,36 @@ local function build(opts)
   self.base = base_url(opts, provider)
   self.quirks = providers.quirks(provider, self.base)
   self.name = opts.provider .. "/" .. opts.model
-  self.permits = sync.semaphore(self.limit.concurrency)
   self.endpoints, self.templates = {}, {}
   if self.idempotency == nil then self.idempotency = "Idempotency-Key" end
-  self.attempts_max = self.retry and self.retry.attempts or 1
+  local limit = self.limit or {}
+  self.limiter = limit.share or limiters.make(limit)
+  local budget = self.retry and self.retry.budget
+  self.quota = budget ~= false and quotas.of(self.base, budget)
+  local breaker = self.breaker
+  if breaker then
+    breaker.watch_slow = breaker.slow ~= nil
+    breaker.slow = breaker.slow or self.timeout.first_token
+    self.breaker_options = breaker
+    self.breaker = breakers.of(self.base, self.name, breaker)
+  end
   return setmetatable(self, Model)
+end
+
+--- `limit` may be what sluice.limit returned: short for { share = that }.
+local function check(where, opts)
+  if type(opts) == "table" and limiters.is(opts.limit) then
+    local copy = {}
+    for key, value in pairs(opts) do copy[key] = value end
+    copy.limit = { share = opts.limit }
+    opts = copy
+  end
+  options.check(where, opts, SPEC)
+  local limit = opts.limit
+  if limit and limit.share and next(limit, next(limit)) then
+    options.raise(where .. ": option 'limit.share' stands alone: the other limits belong into sluice.limit { … }")
+  end
+  return opts
 end
 
 --- A model: `sluice.model { provider =, model =, … }`, or "provider/model" for one with all defaults.
@@ -107,14 +142,15 @@ function Model.new(opts)
     end
     opts = { provider = provider, model = model }
   end
-  options.check("sluice.model", opts, SPEC)
-  return build(opts)
+  return build(check("sluice.model", opts))
 end
 
-local NESTED = { timeout = true, retry = true, limit = true, defaults = true, headers = true }
+local NESTED = { timeout = true, retry = true, breaker = true, limit = true, defaults = true, headers = true }
+-- Options whose change makes it another account, or another model of it, with limits of its own.
+local ACCOUNT = { "provider", "protocol", "base_url", "model", "auth", "limit", "transport" }
 
 --- The same model with some options changed; tables of options are merged. What is not changed is
---- shared, the limit on concurrent requests too, unless provider, address, model or limit change.
+--- shared, the limits too, unless provider, address, model, key or limit change.
 ---@param changes sluice.ModelOptions
 ---@return sluice.Model
 function Model:with(changes)
@@ -124,7 +160,8 @@ function Model:with(changes)
   local opts = {}
   for key, value in pairs(self.opts) do opts[key] = value end
   for key, value in pairs(changes) do
-    if NESTED[key] and type(value) == "table" and type(opts[key]) == "table" then
+    local mergeable = NESTED[key] and type(value) == "table" and type(opts[key]) == "table"
+    if mergeable and not (key == "limit" and (limiters.is(value) or value.share or opts[key].share)) then
       local merged = {}
       for k, v in pairs(opts[key]) do merged[k] = v end
       for k, v in pairs(value) do merged[k] = v end
@@ -132,11 +169,11 @@ function Model:with(changes)
     end
     opts[key] = value
   end
-  options.check("model:with", opts, SPEC)
-  local other = build(opts)
-  if not (changes.provider or changes.base_url or changes.model or changes.limit or changes.protocol) then
-    other.permits = self.permits
+  local other = build(check("model:with", opts))
+  for _, name in ipairs(ACCOUNT) do
+    if changes[name] ~= nil then return other end
   end
+  other.limiter = self.limiter
   return other
 end
 
@@ -146,12 +183,14 @@ end
 
 -- Requests ------------------------------------------------------------------------------------------
 
---- The credential as it goes into its header, or nil for a provider that needs none.
+--- The header of the credential, the credential, what stands in front of it; or nil for a provider that
+--- needs none.
 local function credential(self)
   local provider = self.spoken
   local key, from = self.auth, nil
   if mock_url then key = secret.literal("mock", "mock key") end
   if type(key) == "string" then key = secret.literal(key, self.opts.provider .. " key") end
+  if type(key) == "function" then key = authorized.from_function(key, self.opts.provider .. " auth") end
   if not key then
     for _, name in ipairs(provider.key_env or {}) do
       local value = sys.env(name)
@@ -167,8 +206,10 @@ local function credential(self)
       message = ("no key: set the environment variable %s, or give the model auth = sluice.secret.env 'NAME'")
         :format(table.concat(provider.key_env, " or ")) }
   end
+  -- a token is for Anthropic what a gateway's is, not one of its own keys
+  if tokens.is(key) then from = "ANTHROPIC_AUTH_TOKEN" end
   local header, prefix = provider.auth(key, from)
-  return header, secret.prefixed(prefix or "", key)
+  return header, key, prefix or ""
 end
 
 --- An endpoint for requests of this form; made once for each.
@@ -181,16 +222,21 @@ local function endpoint_for(self, request, streaming)
   key = table.concat(key, "\n")
   local endpoint = self.endpoints[key]
   if endpoint then return endpoint end
-  local headers, seen = {}, {}
-  local function add(name, value)
+  local headers, seen, changing = {}, {}, {}
+  local function add(name, value, prefix)
     if seen[name:lower()] then return end -- the script's own headers come first and win
     seen[name:lower()] = true
+    local source = authorized.source_of(value)
+    if source then
+      changing[#changing + 1] = { header = name, prefix = prefix or "", source = source }
+      return
+    end
     headers[#headers + 1] = name
-    headers[#headers + 1] = value
+    headers[#headers + 1] = prefix and secret.prefixed(prefix, value) or value
   end
   for name, value in pairs(self.headers or {}) do add(name, value) end
-  local header, value = credential(self)
-  if header then add(header, value) end
+  local header, value, prefix = credential(self)
+  if header then add(header, value, prefix) end
   for _, name in ipairs(names) do add(name, request.headers[name]) end
   for name, text in pairs(self.spoken.headers or {}) do add(name, text) end
   add("User-Agent", "sluice/" .. sys.version)
@@ -201,24 +247,28 @@ local function endpoint_for(self, request, streaming)
     headers = headers,
     connect = timeout.connect, first = timeout.first_token, idle = timeout.idle,
     total = timeout.total or (streaming and STREAM_TOTAL or ASK_TOTAL),
+    min_rate = streaming and timeout.min_rate or nil, min_rate_over = timeout.min_rate_over,
     receive_buffer = self.receive_buffer,
   }
+  if changing[1] and not self.transport then
+    endpoint = authorized.new(endpoint, changing, timeout.total or (streaming and STREAM_TOTAL or ASK_TOTAL))
+  end
   self.endpoints[key] = endpoint
   return endpoint
 end
 
 --- What the provider is asked: the model's defaults under the request's own fields.
-local function call_of(self, req, streaming)
-  local call = { model = self.opts.model, stream = streaming, quirks = self.quirks,
+local function merged(self, req, streaming)
+  local fields = { model = self.opts.model, stream = streaming, quirks = self.quirks,
     protocol = self.spoken.protocol_name, provider = self.opts.provider }
-  for key, value in pairs(self.defaults or {}) do call[key] = value end
-  for key, value in pairs(req) do call[key] = value end
+  for key, value in pairs(self.defaults or {}) do fields[key] = value end
+  for key, value in pairs(req) do fields[key] = value end
   if self.defaults and self.defaults.extra and req.extra then
-    call.extra = {}
-    for key, value in pairs(self.defaults.extra) do call.extra[key] = value end
-    for key, value in pairs(req.extra) do call.extra[key] = value end
+    fields.extra = {}
+    for key, value in pairs(self.defaults.extra) do fields.extra[key] = value end
+    for key, value in pairs(req.extra) do fields.extra[key] = value end
   end
-  return call
+  return fields
 end
 
 local function encode(where, body)
@@ -228,12 +278,13 @@ local function encode(where, body)
   options.raise(("%s: %s"):format(where, tostring(text):gsub("^json: ", "")))
 end
 
---- Endpoint and body for a request. A plain prompt is put into a body that was encoded before.
+--- Endpoint, body and the most tokens the answer may have. A plain prompt is put into a body that was
+--- encoded before.
 local function prepare(self, where, req, streaming)
   if type(req) == "string" then
     local template = self.templates[streaming]
     if template == nil then
-      template = providers.template(self.spoken, call_of(self, {}, streaming)) or false
+      template = providers.template(self.spoken, merged(self, {}, streaming)) or false
       if template then template.endpoint = endpoint_for(self, template.request, streaming) end
       self.templates[streaming] = template
     end
@@ -241,26 +292,32 @@ local function prepare(self, where, req, streaming)
       if req == "" then options.raise(where .. ": the prompt is empty") end
       local ok, quoted = pcall(json.quote, req)
       if not ok then options.raise(("%s: prompt: %s"):format(where, (quoted:gsub("^json: ", "")))) end
-      return template.endpoint, template.prefix .. quoted .. template.suffix
+      return template.endpoint, template.prefix .. quoted .. template.suffix, self.defaults and self.defaults.max_tokens
     end
   end
   req = request_of.check(where, req)
-  local request = self.spoken.request(call_of(self, req, streaming))
-  return endpoint_for(self, request, streaming), encode(where, request.body)
+  local fields = merged(self, req, streaming)
+  local request = self.spoken.request(fields)
+  return endpoint_for(self, request, streaming), encode(where, request.body), fields.max_tokens
+end
+
+--- One call: what its attempts have in common.
+local function run_of(self, where, req, streaming, opts)
+  local endpoint, body, max_tokens = prepare(self, where, req, streaming)
+  local breaker = self.breaker
+  if breaker and type(req) == "table" and req.model and req.model ~= self.opts.model then
+    breaker = breakers.of(self.base, self.opts.provider .. "/" .. req.model, self.breaker_options)
+  end
+  -- eight fields, and others only where they are wanted: this table is made for every call
+  local run = { model = self, breaker = breaker, endpoint = endpoint, body = body, id = sys.uuid(), attempt = 1,
+    sent = false, permit = nil }
+  if max_tokens then run.max_tokens = max_tokens end
+  if streaming then run.streaming = true end
+  if opts then run.opts = opts end
+  return run
 end
 
 -- Failures ------------------------------------------------------------------------------------------
-
---- Who was asked, for every error that leaves here.
-local function decorate(self, fields, started, attempt, response)
-  local err = errors.is(fields) and fields or errors.new(fields)
-  err.provider = err.provider or self.opts.provider
-  err.model = err.model or self.opts.model
-  err.attempt = attempt
-  err.elapsed = err.elapsed or core.now() - started
-  if response and not err.request_id then err.request_id = Reply.request_id_of(response) end
-  return err
-end
 
 --- A redirect is never followed with a prompt and a key: it says where to point base_url instead.
 local function failed_status(self, status, response, body)
@@ -278,89 +335,74 @@ end
 -- Finish reasons of a plain answer; any other goes through the assembler.
 local PLAIN = { stop = "stop", length = "length", end_turn = "stop", stop_sequence = "stop", max_tokens = "length" }
 
-local function whole_reply(self, response, started, attempt)
+local function whole_reply(run, response)
+  local self = run.model
   local body = response:body()
   local ok, decoded = pcall(json.decode, body, { repair = true })
   if not ok or type(decoded) ~= "table" then
-    local fields = failed_status(self, response:status(), response, body)
-    error(decorate(self, fields, started, attempt, response), 0)
+    call.fail(run, failed_status(self, response:status(), response, body), response)
   end
   local assembler = assemble.new { think_tags = self.quirks.think_tags }
   for _, delta in ipairs(self.spoken.reply(decoded)) do
     local _, failure = assembler:feed(delta)
-    if failure then error(decorate(self, failure, started, attempt, response), 0) end
+    if failure then call.fail(run, failure, response) end
   end
   local _, failure = assembler:finish()
-  if failure then error(decorate(self, failure, started, attempt, response), 0) end
+  if failure then call.fail(run, failure, response) end
   return assembler:reply()
 end
 
---- One attempt of ask: a reply, or raises.
-local function ask_once(self, endpoint, body, id, attempt)
-  local permit <close> = self.permits:acquire() -- luacheck: ignore 211
+--- The reply of a plain answer, without building a table of its body; else nil.
+local function plain_reply(self, response)
+  local fast = self.spoken.fast
+  if not fast or self.quirks.think_tags then return nil end
+  local text, reason, rid, model, input, output, total, cached, reasoning = response:answer(fast)
+  local finish = text and PLAIN[reason]
+  if not finish then return nil end
+  return { text = text, finish_reason = finish, finish_reason_raw = reason, id = rid, model = model,
+    usage = input and { input_tokens = input, output_tokens = output,
+      total_tokens = total or output and input + output, cached_tokens = cached or 0,
+      reasoning_tokens = reasoning or 0 } or {} }
+end
+
+--- One attempt of ask: a reply, or raises. What it took is given back however it is left.
+local function ask_once(run)
+  local self, breaker = run.model, run.breaker
+  local limiter, name = self.limiter, self.idempotency
+  if breaker and not breaker.pass then call.peek(run) end
+  if not limiter.permits:try_acquire() then call.place(run) end
+  local place <close> = limiter.permits -- luacheck: ignore 211
+  local charge <close> = limiter.active and call.charge(run)
+  local permit = breaker and breaker.pass
+  if permit then run.permit = permit end
+  local guard <close> = breaker and not permit and call.enter(run) -- luacheck: ignore 211
+  if charge then charge.state = "sent" end
+  local sent = core.now()
+  run.sent = sent
+  local total = run.first and call.total(run)
   local response, kind, phase, message, elapsed
-  local header = self.idempotency
-  local started = core.now()
-  if header then response, kind, phase, message, elapsed = endpoint:request(body, nil, header, id)
-  else response, kind, phase, message, elapsed = endpoint:request(body, nil) end
+  if name then response, kind, phase, message, elapsed = run.endpoint:request(run.body, total, name, run.id)
+  else response, kind, phase, message, elapsed = run.endpoint:request(run.body, total) end
   if not response then
-    error(decorate(self, { kind = kind, phase = phase, message = message, elapsed = elapsed }, started, attempt), 0)
+    call.fail(run, { kind = kind, phase = phase, message = message, elapsed = elapsed })
   end
   local status = response:status()
   if status < 200 or status > 299 then
-    local fields = failed_status(self, status, response, response:body())
-    error(decorate(self, fields, started, attempt, response), 0)
+    call.fail(run, failed_status(self, status, response, response:body()), response)
   end
-  local reply
-  local fast = self.spoken.fast
-  if fast and not self.quirks.think_tags then
-    local text, reason, rid, model, input, output, total, cached, reasoning = response:answer(fast)
-    local finish = text and PLAIN[reason]
-    if finish then
-      reply = { text = text, finish_reason = finish, finish_reason_raw = reason, id = rid, model = model,
-        usage = input and { input_tokens = input, output_tokens = output,
-          total_tokens = total or output and input + output, cached_tokens = cached or 0,
-          reasoning_tokens = reasoning or 0 } or {} }
-    end
-  end
-  reply = reply or whole_reply(self, response, started, attempt)
+  local reply = plain_reply(self, response) or whole_reply(run, response)
   reply.response = response
   reply.provider = self.opts.provider
   reply.asked = self.opts.model
   reply.model = reply.model or self.opts.model
   reply.ttft, reply.elapsed = response:times()
-  return Reply.new(reply)
-end
-
---- Runs attempts until one succeeds or another is not worth it. The error of the last attempt is
---- raised, the earlier ones in `attempts`.
-local function with_retries(self, attempt_once, ...)
-  local failures
-  for attempt = 1, self.attempts_max do
-    local ok, result = pcall(attempt_once, self, attempt, ...)
-    if ok then
-      if failures then
-        failures[#failures + 1] = { provider = self.opts.provider, model = self.opts.model, elapsed = result.elapsed }
-        result.attempts = failures
-      end
-      return result
-    end
-    local err = result
-    if not errors.is(err) then error(err, 0) end
-    failures = failures or {}
-    failures[#failures + 1] = { provider = self.opts.provider, model = self.opts.model, kind = err.kind,
-      status = err.status, message = err.message, elapsed = err.elapsed }
-    local delay = self.retry and retry.delay(err, attempt, self.retry, sys.random(), core.left())
-    if not delay then
-      if #failures > 1 then err.attempts = failures end
-      error(err, 0)
-    end
-    core.sleep(delay)
-  end
-end
-
-local function ask_attempt(self, attempt, endpoint, body, id)
-  return ask_once(self, endpoint, body, id, attempt)
+  Reply.new(reply)
+  permit = run.permit
+  if permit then permit:success(reply.elapsed, sent + reply.elapsed) end
+  if charge then charge:settle_by(reply.usage, #reply.text) end
+  call.learn(run, response)
+  if run.entries or run.waited then call.conclude_reply(run, reply) end
+  return reply
 end
 
 --- Asks and waits for the whole answer. A string is a prompt; a table may have prompt, system,
@@ -368,16 +410,29 @@ end
 --- Raises an ordinary error for a wrong request, a sluice.Error for a failure of the world.
 ---@async
 ---@param req string|sluice.Request
+---@param opts? sluice.CallOptions  from a fallback
 ---@return sluice.Reply
-function Model:ask(req)
-  if not self.spoken.reply then return self:stream(req):reply() end
-  local endpoint, body = prepare(self, "model:ask", req, false)
-  return with_retries(self, ask_attempt, endpoint, body, sys.uuid())
+function Model:ask(req, opts)
+  if not self.spoken.reply then return self:stream(req, opts):reply() end
+  return call.run(run_of(self, "model:ask", req, false, opts), ask_once)
 end
 
 -- Streaming -----------------------------------------------------------------------------------------
 
-local function new_stream(self, handle, started, attempt)
+-- A place that goes over to the stream's handle once there is one.
+local Place = {}
+function Place:__close()
+  if self.permits then self.permits:release() end
+end
+
+-- A handle that is closed unless the stream on it was committed.
+local Opening = {}
+function Opening:__close()
+  if self.handle then self.handle:close() end
+end
+
+local function new_stream(run, handle)
+  local self, permit, charge = run.model, run.permit, run.charge
   local assembler = assemble.new { think_tags = self.quirks.think_tags }
   if self.spoken.fast and assembler.fast then handle:plain(self.spoken.fast) end
   local request_id = Reply.request_id_of(handle)
@@ -387,60 +442,78 @@ local function new_stream(self, handle, started, attempt)
     event = self.spoken.event,
     provider = self.opts.provider,
     model = self.opts.model,
-    started = started,
+    started = run.sent,
     request_id = request_id,
     decorate = function(err)
       err.request_id = err.request_id or request_id
-      return decorate(self, err, started, attempt)
+      if permit and err.kind == "interrupted" then permit:broke(err) end
+      return call.decorate(run, err)
+    end,
+    -- for what is raised after the commit; before it, call.run does
+    conclude = function(err) return call.conclude_error(run, err) end,
+    account = charge and function(stream)
+      charge:settle_by(stream.assembler:usage(), stream.assembler.size)
     end,
     finish_reply = function(reply)
       reply.request_id, reply.asked = request_id, self.opts.model
-      return Reply.new(reply)
+      Reply.new(reply)
+      if run.entries or run.waited then call.conclude_reply(run, reply) end
+      return reply
     end,
   }
 end
 
 --- A reply that is no event stream: an error, a page of a proxy, or a whole answer after all.
-local function other_than_events(self, handle, stream, started, attempt)
-  local status = handle:status()
+local function other_than_events(run, handle, stream)
+  local self, status = run.model, handle:status()
   local body, kind, phase, message, elapsed = handle:body()
   if not body then
-    error(decorate(self, { kind = kind, phase = phase, message = message, elapsed = elapsed },
-      started, attempt, handle), 0)
+    errors.raise { kind = kind, phase = phase, message = message, elapsed = elapsed }
   end
   local ok, decoded = pcall(json.decode, body, { repair = true })
   if status >= 200 and status <= 299 and ok and type(decoded) == "table" and self.spoken.reply then
     return stream:take_whole(self.spoken.reply(decoded))
   end
-  error(decorate(self, failed_status(self, status, handle, body), started, attempt, handle), 0)
+  errors.raise(failed_status(self, status, handle, body))
 end
 
-local function stream_once(self, endpoint, body, id, attempt)
-  self.permits:acquire()
-  local started = core.now()
-  local name = self.idempotency or nil
-  local ok, handle, kind, phase, message, elapsed =
-    pcall(endpoint.stream, endpoint, body, nil, name, name and id)
-  if not ok or not handle then
-    self.permits:release()
-    if not ok then error(handle, 0) end
-    error(decorate(self, { kind = kind, phase = phase, message = message, elapsed = elapsed }, started, attempt), 0)
+--- One attempt of stream: a stream whose first content is there, or raises.
+local function stream_once(run)
+  local self, breaker = run.model, run.breaker
+  local limiter, name = self.limiter, self.idempotency
+  if breaker and not breaker.pass then call.peek(run) end
+  if not limiter.permits:try_acquire() then call.place(run) end
+  local place <close> = setmetatable({ permits = limiter.permits }, Place)
+  local charge <close> = limiter.active and call.charge(run)
+  local permit = breaker and breaker.pass
+  if permit then run.permit = permit end
+  local guard <close> = breaker and not permit and call.enter(run) -- luacheck: ignore 211
+  if charge then charge.state = "sent" end
+  run.sent = core.now()
+  local total = run.first and call.total(run)
+  local handle, kind, phase, message, elapsed
+  if name then handle, kind, phase, message, elapsed = run.endpoint:stream(run.body, total, name, run.id)
+  else handle, kind, phase, message, elapsed = run.endpoint:stream(run.body, total) end
+  if not handle then
+    call.fail(run, { kind = kind, phase = phase, message = message, elapsed = elapsed })
   end
-  handle:hold(self.permits) -- given back when the handle is closed, whoever closes it
-  local stream = new_stream(self, handle, started, attempt)
+  local opening <close> = setmetatable({ handle = handle }, Opening)
+  handle:hold(place.permits) -- given back when the handle is closed, whoever closes it
+  place.permits = nil
+  local stream = new_stream(run, handle)
   local status = handle:status()
   local good, err
   if status >= 200 and status <= 299 and handle:is_events() then good, err = pcall(stream.commit, stream)
-  else good, err = pcall(other_than_events, self, handle, stream, started, attempt) end
+  else good, err = pcall(other_than_events, run, handle, stream) end
   if not good then
-    stream:close()
-    error(err, 0)
+    if not errors.is(err) then error(err, 0) end
+    call.fail(run, err, handle)
   end
+  opening.handle = nil
+  permit = run.permit
+  if permit then permit:success(stream.ttft or core.now() - run.sent) end
+  call.learn(run, handle)
   return stream
-end
-
-local function stream_attempt(self, attempt, endpoint, body, id)
-  return stream_once(self, endpoint, body, id, attempt)
 end
 
 --- Asks for a streamed answer. Returns when the first content is there: what fails before it is
@@ -449,13 +522,29 @@ end
 --- cancelled, and at the latest with the task group it was opened in.
 ---@async
 ---@param req string|sluice.Request
+---@param opts? sluice.CallOptions  from a fallback
 ---@return sluice.Stream
-function Model:stream(req)
-  local endpoint, body = prepare(self, "model:stream", req, true)
-  return with_retries(self, stream_attempt, endpoint, body, sys.uuid())
+function Model:stream(req, opts)
+  return call.run(run_of(self, "model:stream", req, true, opts), stream_once)
+end
+
+--- Pays for a hedge to this model: hedges draw on the same account as retries, so that a provider in
+--- trouble is not asked twice by everybody. Returns what was taken, for `paid` in the call's options,
+--- or nil: start no hedge now.
+---@return number?
+function Model:pay_hedge()
+  local quota = self.quota
+  if not quota then return 0 end
+  return quota:take(quotas.COST) and quotas.COST or nil
 end
 
 local model = { new = Model.new, metatable = Model }
+
+--- The mock's address, when this run has one.
+---@return string?
+function model.mock_address()
+  return mock_url
+end
 
 --- From now on every model that is made talks to this address, with no key: --mock.
 ---@param url string  the mock's address, without /v1

@@ -30,7 +30,7 @@ function LAZY.request_id(self)
 end
 
 function LAZY.attempts(self)
-  return { { provider = self.provider, model = self.asked or self.model, elapsed = self.elapsed } }
+  return { Reply.attempt_of(self) }
 end
 
 function LAZY.tool_calls()
@@ -61,6 +61,15 @@ function Reply.request_id_of(response)
     if id then return id end
   end
   return nil
+end
+
+--- The entry of `attempts` for the attempt that answered, from a reply whose times are that one's.
+---@param reply sluice.Reply
+---@param waited? number  seconds before it was sent
+---@return sluice.Attempt
+function Reply.attempt_of(reply, waited)
+  return { provider = reply.provider, model = reply.asked or reply.model, elapsed = reply.elapsed, waited = waited,
+    usage = reply.usage, request_id = reply.request_id }
 end
 
 --- Makes a reply of its fields.

@@ -36,7 +36,7 @@ local function push(self, event)
   local queue = self.queue
   queue[#queue + 1] = event
   if CONTENT[event.type] then
-    self.handle:progress()
+    self.handle:progress(event.text and #event.text or 0)
     if not self.ttft then self.ttft = core.now() - self.started end
   end
 end
@@ -47,6 +47,14 @@ local function push_all(self, events)
   for i = 1, #events do push(self, events[i]) end
 end
 
+--- The answer is complete, broken, or given up: what it has used is known now.
+local function settle(self)
+  local account = self.account
+  if not account then return end
+  self.account = nil
+  account(self)
+end
+
 --- The failure is kept until what came before it has been read.
 local function fail(self, fields)
   if self.failure then return end
@@ -55,6 +63,17 @@ local function fail(self, fields)
   self.failure = self.decorate(fields)
   self.over = true
   self.handle:halt()
+  settle(self)
+end
+
+local function raise_failure(self)
+  self:close()
+  local conclude = self.conclude
+  if conclude then
+    self.conclude = nil
+    conclude(self.failure)
+  end
+  errors.raise(self.failure)
 end
 
 local function conclude(self)
@@ -68,6 +87,7 @@ local function conclude(self)
   if failure then return fail(self, failure) end
   push_all(self, events)
   self.over = true
+  settle(self)
   self.handle:drain(AFTER_DONE)
 end
 
@@ -87,7 +107,7 @@ local function take(self, name, data, id)
       events, failure = assembler:feed(delta)
       push_all(self, events)
       if delta.type == "tool" then -- content, though the script sees the call only when it is whole
-        self.handle:progress()
+        self.handle:progress(delta.arguments and #delta.arguments or 0)
         if not self.ttft then self.ttft = core.now() - self.started end
       end
       if failure then return fail(self, failure) end
@@ -141,10 +161,7 @@ local function next_event(self)
       return event
     end
     if first > 1 then self.queue, self.first = {}, 1 end
-    if self.failure then
-      self:close()
-      errors.raise(self.failure)
-    end
+    if self.failure then raise_failure(self) end
     if self.over then return nil end
     local text = read(self, continuing)
     if text then return { type = "text", text = text } end
@@ -195,10 +212,7 @@ function Stream:text()
     elseif not self.over then ended(self, a or nil, b, c) end
     local text = take_queued()
     if text then return text end
-    if self.failure then
-      self:close()
-      errors.raise(self.failure)
-    end
+    if self.failure then raise_failure(self) end
     if self.over then return false end
     return nil
   end
@@ -219,6 +233,7 @@ function Stream:reply()
   reply.elapsed = core.now() - self.started
   reply.headers_source = self.headers_source
   self.result = self.finish_reply(reply)
+  self:close()
   return self.result
 end
 
@@ -226,6 +241,10 @@ end
 function Stream:close()
   if self.closed then return end
   self.closed = true
+  if self.account then -- given up: what was handed out has been generated and will be billed
+    sync(self)
+    settle(self)
+  end
   self.handle:close()
   if self.on_close then self.on_close(self) end -- a budget settles its account
 end
