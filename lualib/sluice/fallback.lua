@@ -72,15 +72,9 @@ end
 
 -- Asking ------------------------------------------------------------------------------------------------
 
---- What an answer says of where it comes from; nil for the first step's own.
-local function degraded_of(self, s, why, inner)
-  if s.index == 1 then return inner end
-  return { step = s.index, name = s.name, why = why.kind, from = self.steps[1].name, within = inner }
-end
-
 local function begin(self, req, streaming, opts)
   return { steps = self.steps, name = self.name, req = req, streaming = streaming, opts = opts, started = core.now(),
-    attempts = {}, errors = {}, tried = 0,
+    hedges = self.hedges, attempts = {}, errors = {}, tried = 0,
     call = timeline.on and timeline.on:call(opts and opts.call) or opts and opts.call or nil }
 end
 
@@ -94,10 +88,10 @@ end
 ---@return sluice.Reply
 function Fallback:ask(req, opts)
   local w = begin(self, req, false, opts)
-  local reply, s, why, started = walk.run(w, self.hedges)
+  local reply, s, why, started = walk.run(w)
   local before = started - w.started
   attempts.add(w.attempts, s, reply, before, core.now() - started)
-  reply.degraded = degraded_of(self, s, why, reply.degraded)
+  reply.degraded = walk.degraded(w, s, why, reply.degraded)
   reply.attempts = w.attempts
   reply.elapsed = core.now() - w.started
   if reply.ttft then reply.ttft = before + reply.ttft end
@@ -105,18 +99,19 @@ function Fallback:ask(req, opts)
   return reply
 end
 
---- The same for a stream: returns when a step has committed. What fails later is `rescue`'s to mend.
+--- The same for a stream: returns when a step has committed. What breaks later, before anything of it
+--- was read, is the next step's; after that it is `rescue`'s to mend.
 ---@async
 ---@param req string|sluice.Request
 ---@param opts? table  from a chain this one is a step of
 ---@return sluice.Stream
 function Fallback:stream(req, opts)
   local w = begin(self, req, true, opts)
-  local answer, s, why, started = walk.run(w, self.hedges)
+  local answer, s, why, started = walk.run(w)
   if timeline.on then timeline.on:answered(w, s, why) end
   local rescue = not (opts and opts.whole) and self.rescue or nil -- an ask rather moves on
   return ChainStream.new { walk = w, step = s, answer = answer, rescue = rescue, began = started,
-    degraded = degraded_of(self, s, why, answer.degraded) }
+    degraded = walk.degraded(w, s, why, answer.degraded) }
 end
 
 return Fallback

@@ -25,6 +25,7 @@ local options = require "sluice.options"
 
 local EPSILON = 1e-6 -- of numbers compared by eq: the clock counts microseconds
 local DEPTH = 3      -- levels of tables that are shown
+local TEXT_MAX = 200 -- bytes of a text that are shown
 
 ---@class sluice.TestEntry
 ---@field name string
@@ -63,7 +64,10 @@ end
 --- A value as a person reads it.
 function show(value, depth)
   depth = depth or DEPTH
-  if type(value) == "string" then return (("%q"):format(value):gsub("\\\n", "\\n")) end
+  if type(value) == "string" then
+    local cut = #value > TEXT_MAX and ("… (%d bytes)"):format(#value) or ""
+    return (("%q"):format(value:sub(1, TEXT_MAX)):gsub("\\\n", "\\n")) .. cut
+  end
   if type(value) ~= "table" then return tostring(value) end
   local mt = getmetatable(value)
   if errors.is(value) or type(mt) == "table" and mt.__tostring and mt.__name ~= "sluice.reply" then

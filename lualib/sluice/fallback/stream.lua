@@ -3,6 +3,9 @@
 -- Owns: splicing. Events of the second stream follow a { type = "switch", from =, to =, at = bytes }.
 -- Never: starts steps (walk.lua).
 -- Reading order: ChainStream.new, iterator, mend, ChainStream:reply.
+--
+-- A step has won when its first content is there; but as long as nothing of it was handed out, a break
+-- is mended like any failure, by the next step. A tool call is handed out whole, so half of one is none.
 
 local core = require "sluice.core.task"
 local attempts = require "sluice.fallback.attempts"
@@ -10,6 +13,7 @@ local errors = require "sluice.errors"
 local step = require "sluice.fallback.step"
 local Reply = require "sluice.reply"
 local timeline = require "sluice.timeline"
+local walk = require "sluice.fallback.walk"
 
 ---@class sluice.ChainStream : sluice.Stream
 ---@field degraded? sluice.Degraded
@@ -97,12 +101,26 @@ local function ask_rescue(self, err)
   return value, began
 end
 
+--- Nothing of the stream has been read, so another step may still take its place, unnoticed.
+local function replace(self, err)
+  local w, broken = self.walk, self.inner
+  local answer, s, why, began = walk.go_on(w, self.step, err)
+  if not answer then return false end
+  if broken then step.close(broken) end
+  self.step, self.began, self.degraded = s, began, walk.degraded(w, s, why, answer.degraded)
+  set_source(self, answer)
+  self.place = attempts.add(w.attempts, s, answer, began - w.started, core.now() - began)
+  if timeline.on then timeline.on:answered(w, s, why) end
+  return true
+end
+
 --- The stream has failed with `err`. Returns the event of the switch when something goes on in its
---- place, nil when a text does; else raises.
+--- place, nil when nobody needs to be told; else raises.
 local function mend(self, err)
   if not errors.is(err) then error(err, 0) end
   if self.before and err.kind == "interrupted" then err.partial = self.before .. (err.partial or "") end
   settle(self, err)
+  if not (self.delivered or self.broken) and replace(self, err) then return nil end
   if err.kind ~= "interrupted" or not self.rescue then raise(self, err) end
   local value, began = ask_rescue(self, err)
   if self.inner then step.close(self.inner) end
@@ -145,7 +163,7 @@ local function iterator(self, method)
     while true do
       local ok, value = pcall(iterate, state, last)
       if ok then
-        last = value
+        last, self.delivered = value, true
         return value
       end
       local switch = mend(self, value)
@@ -190,6 +208,9 @@ function ChainStream:reply()
     reply = Reply.new { text = self.before .. tail.text, finish_reason = tail.finish_reason, usage = tail.usage,
       model = tail.model, provider = tail.provider, tool_calls = tail.tool_calls, cause = self.broken }
   end
+  local inner = not self.broken and tail.degraded -- a chain inside may have been rescued since
+  if inner and self.degraded and self.degraded ~= inner then self.degraded.within = inner
+  else self.degraded = self.degraded or inner or nil end
   reply.degraded, reply.attempts = self.degraded, self.attempts
   reply.ttft, reply.elapsed = self.ttft, core.now() - self.walk.started
   self.result = reply

@@ -23,6 +23,7 @@ local now = core.now
 ---@field name string
 ---@field req string|sluice.Request
 ---@field streaming boolean
+---@field hedges? boolean   some step has an `after`
 ---@field opts? table       what the caller said of this call
 ---@field started number
 ---@field attempts table[]
@@ -53,8 +54,7 @@ local function is_final(err)
     or err.kind == "timeout" and err.phase == "deadline" and core.left() == 0
 end
 
-local function record_failure(w, s, err, started)
-  attempts.add(w.attempts, s, err, started - w.started, now() - started)
+local function keep_error(w, s, err)
   for _, known in ipairs(w.errors) do
     if rawequal(known, err) then return end -- a rule that raises what it was told
   end
@@ -64,6 +64,11 @@ local function record_failure(w, s, err, started)
     s.told = true -- once: somebody has to look after the key, however well the chain gets along
     log.error("fallback: a step's credential was refused", { step = s.name, why = tostring(err) })
   end
+end
+
+local function record_failure(w, s, err, started)
+  attempts.add(w.attempts, s, err, started - w.started, now() - started)
+  keep_error(w, s, err)
 end
 
 --- Raises an error with all the others in its `also`.
@@ -97,8 +102,7 @@ end
 
 -- Without a hedge: one step after the other, in this task ------------------------------------------------
 
-local function sequence(w)
-  local i, why = 1, why_of(w, "start")
+local function sequence(w, i, why)
   while true do
     local s, started = w.steps[i], now()
     local ok, answer = pcall(step.run, s, w.req, why,
@@ -281,11 +285,11 @@ local function turn(r)
   return nil
 end
 
-local function race(w)
+local function race(w, first, why)
   return task.group(function(group)
     w.group, w.inbox, w.runs, w.running = group, sync.channel(4 * #w.steps + 8), {}, 0
     w.last, w.unpaid, w.lost = 0, {}, {}
-    launch(w, 1, why_of(w, "start"))
+    launch(w, first, why)
     while true do
       local run = turn(w)
       if run then return run.handle:join(), run.step, run.why, run.started end
@@ -297,10 +301,38 @@ end
 --- when; raises when nobody answers.
 ---@async
 ---@param w sluice.Walk
----@param hedges boolean
 ---@return sluice.Reply|sluice.Stream answer, sluice.Step s, sluice.Why why, number started
-function walk.run(w, hedges)
-  return (hedges and race or sequence)(w)
+function walk.run(w)
+  return (w.hedges and race or sequence)(w, 1, why_of(w, "start"))
+end
+
+--- The stream that a step has committed broke before anybody saw anything of it: goes on as if the step
+--- had failed. Returns what walk.run does, or nil when there is no step to go to.
+---@async
+---@param w sluice.Walk
+---@param s sluice.Step
+---@param err sluice.Error  written down already
+---@return sluice.Reply|sluice.Stream|nil answer, sluice.Step s, sluice.Why why, number started
+function walk.go_on(w, s, err)
+  if is_final(err) then return nil end
+  local why = why_of(w, err.kind, err)
+  local following = next_step(w, s.index, why)
+  if not following and w.lost and not step.is_fatal(err) then following = table.remove(w.lost, 1) end
+  if not following then return nil end
+  keep_error(w, s, err)
+  if timeline.on then timeline.on:moves_on(w, s, w.steps[following], why) end
+  return (w.hedges and race or sequence)(w, following, why)
+end
+
+--- What an answer says of where it comes from; nil for the first step's own.
+---@param w sluice.Walk
+---@param s sluice.Step
+---@param why sluice.Why
+---@param inner? table  what the answer of a chain inside says of itself
+---@return sluice.Degraded?
+function walk.degraded(w, s, why, inner)
+  if s.index == 1 then return inner end
+  return { step = s.index, name = s.name, why = why.kind, from = w.steps[1].name, within = inner }
 end
 
 return walk

@@ -8,14 +8,12 @@ local core = require "sluice.core.task"
 local json = require "sluice.json"
 local options = require "sluice.options"
 
-local PIECE = 3 -- tokens in one event of a streamed text, when `gap` spreads it over time
-
 local ANSWER = options.spec({
   wait = { type = "seconds", doc = "before the first content; of an error: before it comes" },
   delay = { type = "seconds", doc = "before the headers" },
   text = { type = "string", doc = "what is answered" },
   thinking = { type = "string", doc = "reasoning that is streamed before the text" },
-  gap = { type = "seconds", doc = "between two pieces of a streamed text" },
+  gap = { type = "seconds", doc = "between two words of a streamed text" },
   status = { type = "integer", min = 100, max = 599, doc = "an HTTP status; an error unless 200" },
   body = { type = { "string", "table" }, doc = "the body that goes with status" },
   headers = { type = "table", doc = "of the answer" },
@@ -220,12 +218,7 @@ Handle.__close = Handle.close
 --- The pieces a text is streamed in: one, or several when there is a gap between them.
 local function pieces_of(text, gap)
   if text == "" then return {} end
-  if not gap then return { text } end
-  local tokens, pieces = require "sluice.mock.text".tokens(text), {}
-  for i = 1, #tokens, PIECE do
-    pieces[#pieces + 1] = table.concat(tokens, "", i, math.min(i + PIECE - 1, #tokens))
-  end
-  return pieces
+  return gap and require "sluice.mock.text".tokens(text) or { text }
 end
 
 --- What is to come: { seconds before it, event data } each; { seconds, nil, "cut" } is a connection
