@@ -6,6 +6,7 @@
 -- A failure of the world is such a table. A wrong argument is an ordinary Lua error (options.lua).
 
 local nearest = require "sluice.nearest"
+local has_secrets, secrets = pcall(require, "sluice.core.secret") -- not under plain Lua
 
 local MESSAGE_MAX = 600 -- bytes of a provider's words in the one line; the field keeps them whole
 local DETAIL_MAX = 120  -- bytes of each thing in the parentheses
@@ -160,6 +161,8 @@ function errors.new(fields)
   end
   local e = {}
   for key, value in pairs(fields) do e[key] = value end
+  -- a server, or a proxy before it, may quote the key it was given
+  if has_secrets and type(e.message) == "string" then e.message = secrets.scrub(e.message) end
   return setmetatable(e, errors.metatable)
 end
 

@@ -55,7 +55,7 @@ local function header_list(headers, extra, keep_credentials)
     seen[lower] = true
     if keep_credentials or not (secret.is(value) or stays_behind(lower)) then
       list[#list + 1] = name
-      list[#list + 1] = value
+      list[#list + 1] = secret.is(value) and (secret.current(value)) or value
     end
   end
   for name, value in pairs(extra) do

@@ -334,9 +334,8 @@ static int scrub(lua_State *L) {
   return push_scrubbed(L, text, n);
 }
 
-/* core.redact(text) -> that, and without what looks like a credential (base/redact.h): for the
-*words
-** of a server that deals in them. */
+/* core.redact(text) -> the text without them, and without what looks like a credential
+** (base/redact.h): for the words of a server that deals in them. */
 static int redact(lua_State *L) {
   size_t n;
   const char *text = luaL_checklstring(L, 1, &n);

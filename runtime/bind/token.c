@@ -170,25 +170,30 @@ static int raise_failure(lua_State *L) {
   return lua_error(L);
 }
 
-/* A refresh that was waited for has ended; `ctx` is the generation there was before. */
+/* A refresh that was waited for has ended, or patience has; `ctx` is the generation there was. */
 static int waited(lua_State *L, int status, lua_KContext ctx) {
   (void)status;
   const struct box *b = check_box(L);
   bool renewed = b->token.generation != (uint64_t)ctx;
   if (renewed || token_state(&b->token, loop_refresh_us()) != TOKEN_EXPIRED) return give(L, b);
+  if (task_running()->wake == WAKE_TIMEOUT)
+    raise_kind(L, ERR_AUTH, "refresh", "%s has not been renewed in time", name_of(L));
   return raise_failure(L);
 }
 
-static int wait_for(lua_State *L, struct box *b) {
+static int wait_for(lua_State *L, struct box *b, int64_t until_us) {
+  lua_KContext ctx = (lua_KContext)b->token.generation;
   if (!b->token.in_flight) begin(L, b);
+  if (until_us != LOOP_NEVER)
+    return task_park_queue(L, &b->waiting, name_of(L), until_us, ctx, waited);
   list_append(&b->waiting, &task_running()->queue);
   struct wait w = {.what = name_of(L), .undo = task_undo_queue, .subject = b, .external = true};
-  return task_park(L, &w, (lua_KContext)b->token.generation, waited);
+  return task_park(L, &w, ctx, waited);
 }
 
-/* token:get([least]) -> value, generation. Waits only when there is none to use, or less than
-*`least`
-** seconds are left of it; raises what the refresh failed with. */
+/* token:get([least[, patience]]) -> value, generation. Waits only when there is none to use, or
+** less than `least` seconds are left of it, and at most `patience` seconds; raises what the refresh
+** failed with. */
 static int token_get(lua_State *L) {
   struct box *b = check_box(L);
   struct token *t = &b->token;
@@ -197,13 +202,14 @@ static int token_get(lua_State *L) {
   if (now_us - t->noticed_us > TOKEN_NOTICE_EVERY_US) token_notice(t, now_us, loop_wall_us());
   bool plain = lua_isnoneornil(L, 2);
   if (plain && token_is_fresh(t, now_us)) return give(L, b);
-  int64_t least_us = plain ? 0 : bind_check_seconds(L, 2);
+  int64_t least_us = plain ? 0 : bind_check_seconds(L, 2), until_us = LOOP_NEVER;
+  if (!lua_isnoneornil(L, 3)) until_us = now_us + bind_check_seconds(L, 3);
   switch (token_step(t, now_us, least_us)) {
   case TOKEN_FAILED:
     return raise_failure(L);
   case TOKEN_WAIT:
     lua_settop(L, 1);
-    return wait_for(L, b);
+    return wait_for(L, b, until_us);
   case TOKEN_USE_REFRESH:
     begin(L, b);
     break;
@@ -277,8 +283,8 @@ static int is_token(lua_State *L) {
 }
 
 /* core.margins(life[, interval]) -> how many seconds before its end a token is due, must be
-*replaced,
-** and counts as ended. */
+ *replaced,
+ ** and counts as ended. */
 static int margins(lua_State *L) {
   int64_t life_us = bind_check_seconds(L, 1);
   int64_t interval_us = lua_isnoneornil(L, 2) ? 0 : bind_check_seconds(L, 2);

@@ -29,9 +29,10 @@ local Token = {}
 ---Raises `auth`, phase "refresh", when no new value can be had and the old one has ended.
 ---@async
 ---@param least? number
+---@param patience? number  seconds to wait at most
 ---@return sluice.Secret value
 ---@return integer generation
-function Token:get(least) end
+function Token:get(least, patience) end
 
 ---"Bearer …" as a secret, for a header. Waits like get.
 ---@async

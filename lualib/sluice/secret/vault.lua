@@ -145,8 +145,8 @@ local Field = {}
 Field.__index = Field
 
 ---@async
-function Field:get()
-  local values, generation = self.box:get()
+function Field:get(_, patience)
+  local values, generation = self.box:get(nil, patience)
   local value = values[self.field]
   if value then return value, generation end
   errors.raise { kind = "auth", phase = "secret", code = "no_field",
