@@ -21,6 +21,7 @@ local Reply = require "sluice.reply"
 local secret = require "sluice.secret"
 local tokens = require "sluice.core.token"
 local Stream = require "sluice.stream"
+local timeline = require "sluice.timeline"
 local authorized = require "sluice.token.authorized"
 
 local ASK_TOTAL, STREAM_TOTAL = 60, 600 -- seconds, unless timeout.total is given
@@ -312,7 +313,7 @@ local function run_of(self, where, req, streaming, opts)
   local run = { model = self, breaker = breaker, endpoint = endpoint, body = body, id = sys.uuid(), attempt = 1,
     sent = false, permit = nil }
   if max_tokens then run.max_tokens = max_tokens end
-  if streaming then run.streaming = true end
+  if streaming and not (opts and opts.whole) then run.streaming = true end
   if opts then run.opts = opts end
   return run
 end
@@ -379,6 +380,7 @@ local function ask_once(run)
   if charge then charge.state = "sent" end
   local sent = core.now()
   run.sent = sent
+  if timeline.on then timeline.on:sent(run) end
   local total = run.first and call.total(run)
   local response, kind, phase, message, elapsed
   if name then response, kind, phase, message, elapsed = run.endpoint:request(run.body, total, name, run.id)
@@ -490,7 +492,8 @@ local function stream_once(run)
   local guard <close> = breaker and not permit and call.enter(run) -- luacheck: ignore 211
   if charge then charge.state = "sent" end
   run.sent = core.now()
-  local total = run.first and call.total(run)
+  if timeline.on then timeline.on:sent(run) end
+  local total = (run.first or not run.streaming) and call.total(run) or nil
   local handle, kind, phase, message, elapsed
   if name then handle, kind, phase, message, elapsed = run.endpoint:stream(run.body, total, name, run.id)
   else handle, kind, phase, message, elapsed = run.endpoint:stream(run.body, total) end

@@ -64,6 +64,7 @@ end
 -- Words ---------------------------------------------------------------------------------------------
 
 local function seconds(s)
+  if s > 0 and s < 1 then return ("%.3g ms"):format(s * 1000) end
   return s < 10 and ("%.3g s"):format(s) or ("%.0f s"):format(s)
 end
 
@@ -108,15 +109,14 @@ function Timeline:came(run, result)
     return add(self, call, name, ("answered after %s: %s"):format(seconds(core.now() - run.sent), answer(result)))
   end
   add(self, call, name, ("first content after %s"):format(seconds(core.now() - run.sent)))
-  local account = result.account -- called once, when the stream is complete, broken or given up
-  result.account = function(stream)
-    if account then account(stream) end
+  local on_close = result.on_close
+  function result.on_close(stream)
+    if on_close then on_close(stream) end
     self:ended(run, stream)
   end
-  if result.over then result:account() result.account = nil end
 end
 
---- A stream has ended.
+--- A stream was closed.
 function Timeline:ended(run, stream)
   local after = seconds(core.now() - run.sent)
   local text

@@ -16,6 +16,7 @@ local outcome = require "sluice.policy.outcome"
 local quotas = require "sluice.policy.quota"
 local Reply = require "sluice.reply"
 local retry = require "sluice.retry"
+local timeline = require "sluice.timeline"
 
 local now = core.now
 
@@ -31,7 +32,7 @@ local ASK_TOTAL, STREAM_TOTAL = 60, 600 -- seconds, unless timeout.total is give
 ---@field sent number|false     when this attempt was sent; false: it was not
 ---@field permit? sluice.BreakerPermit  what it entered the breaker with
 ---@field charge? sluice.Charge
----@field streaming? boolean
+---@field streaming? boolean   the time limit of a stream holds
 ---@field max_tokens? integer   of the answer
 ---@field opts? sluice.CallOptions
 ---@field first? number         when the first attempt was sent, once there is another
@@ -46,6 +47,8 @@ local ASK_TOTAL, STREAM_TOTAL = 60, 600 -- seconds, unless timeout.total is give
 ---@field patience? number  seconds: no wait of the call's own (a limit, a back-off) is to be longer; a fallback
 ---has a better use for the time
 ---@field paid? number      what model:pay_hedge() took: it comes back when this call succeeds
+---@field whole? boolean    of a stream: its answer is wanted whole, so the time limit of an ask holds
+---@field call? integer     the number of the call in the timeline
 
 local call = {}
 
@@ -278,8 +281,10 @@ local function again(run, err)
     if run.last and err.cause == nil and (err.kind == "circuit_open" or err.kind == "throttled") then
       err.cause = run.last
     end
+    if timeline.on then timeline.on:failed(run, err) end
     error(call.conclude_error(run, err), 0)
   end
+  if timeline.on then timeline.on:failed(run, err, delay) end
   local entries = run.entries or {}
   entries[#entries + 1] = entry_of(run, err)
   run.entries, run.last = entries, err
@@ -295,11 +300,13 @@ end
 ---@param once fun(run: sluice.Run): any
 ---@return any
 function call.run(run, once)
+  local watch <close> = timeline.on and timeline.on:watch(run) -- luacheck: ignore 211
   local ok, result = pcall(once, run)
   while not ok do
     again(run, result)
     ok, result = pcall(once, run)
   end
+  if timeline.on then timeline.on:came(run, result) end
   local quota = run.model.quota
   if quota and quota.level < quota.capacity then quota:succeeded(run.paid or run.opts and run.opts.paid) end
   return result
