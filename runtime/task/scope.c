@@ -168,6 +168,7 @@ static void inherit_cancellation(struct scope *s, const char *reason) {
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
+/* With the scopes that they have entered. */
 static void hand_over_tasks(struct scope *from, struct scope *to, const char *reason) {
   while (!list_empty(&from->tasks)) {
     struct task *t = list_entry(from->tasks.next, struct task, link);
@@ -177,12 +178,19 @@ static void hand_over_tasks(struct scope *from, struct scope *to, const char *re
     t->base = to;
     if (t->scope == from) t->scope = to;
   }
+  for (struct list *node = from->children.next, *next; node != &from->children; node = next) {
+    struct scope *child = list_entry(node, struct scope, link);
+    next = node->next;
+    if (child->entered_by != NULL) move(child, to);
+  }
   list_splice(&to->failed, &from->failed);
 }
 
+/* Below a group without tasks, nobody is inside of a scope, but for what is inside of groups that
+** coroutines have stopped in. */
 static void take_over_inner(struct scope *group) {
-  for (struct scope *s = group; s != NULL; s = after(group, s, true)) {
-    if (s == group || !s->group) continue;
+  for (struct scope *s = group; s != NULL; s = after(group, s, s == group || !s->entered_by)) {
+    if (s == group || !s->group || s->entered_by != NULL) continue;
     if (!list_empty(&s->tasks)) scope_cancel(s, "its group is done");
     hand_over_tasks(s, group, "its group is done");
     list_splice(&group->handles, &s->handles);
@@ -222,6 +230,7 @@ void scope_finish(struct scope *s) {
   if (s->finished) return;
   s->finished = true;
   s->thread = NULL;
+  s->entered_by = NULL;
   disarm(s);
   if (s->group) take_over_inner(s);
   if (s->parent == NULL)

@@ -174,8 +174,9 @@ T.test("threads are used again, and bring nothing with them", in_group(function(
     task.yield()
     return (big[1] and nil)
   end
-  for i = 1, 100 do g:spawn(with_locals, i) end
-  task.sleep(0.001)
+  local handles = {}
+  for i = 1, 100 do handles[i] = g:spawn(with_locals, i) end
+  for i = 1, 100 do handles[i]:join() end
   collectgarbage()
   collectgarbage()
   local alive = 0
