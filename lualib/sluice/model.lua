@@ -434,7 +434,7 @@ function Opening:__close()
 end
 
 local function new_stream(run, handle)
-  local self, permit, charge = run.model, run.permit, run.charge
+  local self, permit = run.model, run.permit
   local assembler = assemble.new { think_tags = self.quirks.think_tags }
   if self.spoken.fast and assembler.fast then handle:plain(self.spoken.fast) end
   local request_id = Reply.request_id_of(handle)
@@ -453,9 +453,6 @@ local function new_stream(run, handle)
     end,
     -- for what is raised after the commit; before it, call.run does
     conclude = function(err) return call.conclude_error(run, err) end,
-    account = charge and function(stream)
-      charge:settle_by(stream.assembler:usage(), stream.assembler.size)
-    end,
     finish_reply = function(reply)
       reply.request_id, reply.asked = request_id, self.opts.model
       Reply.new(reply)
@@ -515,6 +512,7 @@ local function stream_once(run)
   opening.handle = nil
   permit = run.permit
   if permit then permit:success(stream.ttft or core.now() - run.sent) end
+  if charge then stream:settles(charge) end
   call.learn(run, handle)
   return stream
 end

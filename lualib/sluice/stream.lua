@@ -49,10 +49,11 @@ end
 
 --- The answer is complete, broken, or given up: what it has used is known now.
 local function settle(self)
-  local account = self.account
-  if not account then return end
-  self.account = nil
-  account(self)
+  local charge = self.charge
+  if not charge then return end
+  self.charge = nil
+  local complete = self.over and not self.failure
+  charge:settle_by(self.assembler:usage(), self.assembler.size, not complete)
 end
 
 --- The failure is kept until what came before it has been read.
@@ -233,7 +234,6 @@ function Stream:reply()
   reply.elapsed = core.now() - self.started
   reply.headers_source = self.headers_source
   self.result = self.finish_reply(reply)
-  self:close()
   return self.result
 end
 
@@ -241,7 +241,7 @@ end
 function Stream:close()
   if self.closed then return end
   self.closed = true
-  if self.account then -- given up: what was handed out has been generated and will be billed
+  if self.charge then -- given up: what was handed out has been generated and will be billed
     sync(self)
     settle(self)
   end
@@ -257,6 +257,14 @@ function Stream:__tostring()
 end
 
 -- Made by models --------------------------------------------------------------------------------
+
+--- From now on the stream settles what it was charged, when its end is known. Before the commit the
+--- call does.
+---@param charge sluice.Charge
+function Stream:settles(charge)
+  self.charge = charge
+  if self.over then settle(self) end
+end
 
 --- Wraps an open handle whose reply is a stream of events.
 ---@param fields table  handle, assembler, event, model, provider, started, decorate, finish_reply

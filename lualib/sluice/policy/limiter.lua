@@ -136,15 +136,19 @@ function Charge:settle(input, output, cached)
   correct(self, 0, input - self.input, cached or 0, output - self.output)
 end
 
---- Settles by a reply's usage; where the provider named none, the estimate of the input stays, and the
+--- Settles by a reply's usage. Where the provider named none, the estimate of the input stays, and the
 --- output is what was seen of the answer: what was generated is billed, cancelled or not.
 ---@param usage? sluice.Usage
 ---@param seen_bytes? integer  of the answer
-function Charge:settle_by(usage, seen_bytes)
+---@param partial? boolean     it broke off: counts that came before its end are too low
+function Charge:settle_by(usage, seen_bytes, partial)
   local output = usage and usage.output_tokens
-  if not output then return self:settle(self.input, math.ceil((seen_bytes or 0) / 4 * 1.1)) end
-  if self.state ~= "settled" then observe(self.limiter, output) end
-  self:settle(usage.input_tokens or self.input, output, usage.cached_tokens)
+  if partial or not output then
+    output = math.max(output or 0, math.ceil((seen_bytes or 0) / 4 * 1.1))
+  elseif self.state ~= "settled" then
+    observe(self.limiter, output)
+  end
+  self:settle(usage and usage.input_tokens or self.input, output, usage and usage.cached_tokens)
 end
 
 --- It was never sent, or never got there: everything comes back.
