@@ -171,7 +171,8 @@ static inline int scan_key(struct scan *s, bool *first, struct scan_text *key) {
     if (*p == '"') {
       const char *q = scan_plain(s, ++p);
       if (s->end - q > 3 && *q == '"' && q[1] == ':') {
-        const char *value = q + (q[2] == ' ' ? 3 : 2);
+        const char *value = q + 2;
+        if (*value == ' ') value++;
         if ((unsigned char)*value <= ' ') return scan_key_any(s, first, key);
         key->p = p;
         key->len = (size_t)(q - p);
