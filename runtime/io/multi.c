@@ -23,7 +23,6 @@ struct watcher {
   struct event *read, *write;
   bool reading, writing; /* registered with the loop */
   bool connection;       /* opened by us: closing comes through close_socket */
-  bool idle;             /* no transfer is on it: nothing may come */
   int wanted;            /* CURL_POLL_IN | CURL_POLL_OUT */
 };
 
@@ -85,7 +84,9 @@ static void on_prepare(void) {
 
 /* An idle connection says something: its end, or words that answer nothing (a proxy's 408, the rest
 ** of a reply longer than it said). libcurl would take them for the answer to the next request. It
-** looks for the end of a connection before it uses it again, so that is what it finds. */
+** looks for the end of a connection before it uses it again, so that is what it finds.
+** Only while no transfer is under way: libcurl does not tell which connection a transfer has taken
+** before it first waits on it, and then an early answer looks the same. */
 static void spoil(evutil_socket_t fd) {
   char rest[4096];
   shutdown(fd, SHUT_RDWR);
@@ -100,7 +101,7 @@ static void on_read(evutil_socket_t fd, short what, void *arg) {
   } else {
     event_del(w->read);
     w->reading = false;
-    if (w->idle) spoil(fd);
+    if (w->connection && transfer_count() == 0) spoil(fd);
   }
 }
 
@@ -141,29 +142,20 @@ static void forget(struct watcher *w) {
   unwatch(w->read, &w->reading);
   unwatch(w->write, &w->writing);
   w->wanted = 0;
-  w->connection = w->idle = false;
-}
-
-/* A transfer that is paused wants nothing of its socket, as one that is over. */
-static bool is_paused(CURL *easy) {
-  struct easy *e = NULL;
-  if (curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&e) != CURLE_OK || e == NULL) return false;
-  return e->owner != NULL && e->owner->paused;
+  w->connection = false;
 }
 
 static int set_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socketp) {
-  (void)arg, (void)socketp;
+  (void)easy, (void)arg, (void)socketp;
   struct watcher *w = watcher_of(fd);
   if (w == NULL) return -1;
   if (what == CURL_POLL_REMOVE) {
     if (!w->connection) forget(w); /* the resolver's pipe: libcurl closes it without telling */
     w->wanted = 0;
-    w->idle = w->connection && !is_paused(easy);
     unwatch(w->write, &w->writing);
     return 0;
   }
   w->wanted = what;
-  w->idle = false;
   if ((what & CURL_POLL_IN) && !watch(&w->read, &w->reading, fd, EV_READ, on_read)) return -1;
   if (what & CURL_POLL_OUT) return watch(&w->write, &w->writing, fd, EV_WRITE, on_write) ? 0 : -1;
   unwatch(w->write, &w->writing);
