@@ -14,6 +14,7 @@ local SCRIPTS = {
   ["demo.lua"] = { out = "6 answers in" },
   ["map-reduce.lua"] = { args = { "README.md", "What is it for?" }, out = "%a" },
   ["summarise-files.lua"] = { args = { "README.md", "LICENSE" }, out = "## README.md.*## LICENSE" },
+  ["token.lua"] = { command = "token", args = { "corp" }, out = "^mock%-token%-1\n$" },
   ["tools.lua"] = { args = { "What is 17 * 23?" }, out = "391" },
 }
 
@@ -24,7 +25,7 @@ for path in listing:lines() do
     T.test("scripts/" .. name .. " runs on the mock", function(t)
       local case = SCRIPTS[name]
       t.ok(case, "no case for this script in scripts_test.lua")
-      local argv = { C.sluice, "run", "-q", "--mock=" .. QUICK, path }
+      local argv = { C.sluice, case.command or "run", "-q", "--mock=" .. QUICK, path }
       for _, word in ipairs(case.args or {}) do argv[#argv + 1] = word end
       local r = C.run(argv, { stdin = case.stdin or "", timeout = 30 })
       t.eq(r.code, case.code or 0, r.stderr)
@@ -33,7 +34,8 @@ for path in listing:lines() do
     T.test("scripts/" .. name .. " says what it does and how to run it", function(t)
       local text = T.read(path)
       t.match(text, "^%-%- .-\n")
-      t.match(text, "sluice run [^\n]*scripts/" .. name:gsub("%p", "%%%0"))
+      local command = SCRIPTS[name] and SCRIPTS[name].command or "run"
+      t.match(text, "sluice " .. command .. " [^\n]*scripts/" .. name:gsub("%p", "%%%0"))
       local lines = select(2, text:gsub("\n", "\n"))
       t.ok(lines <= 60, ("%d lines; a script to keep has at most 60"):format(lines))
     end)

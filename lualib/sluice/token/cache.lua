@@ -37,6 +37,14 @@ function cache.expand(path)
   return home and home .. "/" .. rest or path
 end
 
+local ignoring = false
+
+--- Whether what other processes have put into the file is passed over: for those who want a new token.
+---@param on boolean
+function cache.ignore(on)
+  ignoring = on
+end
+
 ---@param spec sluice.token.Spec
 ---@return sluice.token.Cache
 function cache.new(spec)
@@ -95,7 +103,7 @@ end
 
 --- The entry's token, when it can stand for a new one: value, seconds left, life, interval.
 local function usable(self, entry, box, old)
-  if not entry or not entry.token then return nil end
+  if not entry or not entry.token or ignoring then return nil end
   local now = sys.wall()
   local left, life = entry.expires_at - now, entry.expires_at - entry.issued_at
   if life <= 0 or entry.issued_at > now + FUTURE_MAX then return nil end

@@ -1,0 +1,225 @@
+-- timeout: 120
+-- sluice token: what is on stdout and nothing else, exit codes, and a cache that processes share.
+local T = require "harness"
+local C = require "command"
+
+local folder = T.tmpdir()
+
+local function write(name, text) return T.write(folder .. "/" .. name, text) end
+
+local function token(words, options)
+  options = options or {}
+  options.cwd = options.cwd or folder
+  return C.run({ C.sluice, "token", table.unpack(words) }, options)
+end
+
+local function prints(t, words, stdout, options)
+  local r = token(words, options)
+  t.eq(r.stdout, stdout, table.concat(words, " "))
+  t.eq(r.stderr, "", table.concat(words, " "))
+  t.eq(r.code, 0, table.concat(words, " "))
+end
+
+local function fails(t, words, code, pattern, options)
+  local r = token(words, options)
+  t.eq(r.code, code, table.concat(words, " ") .. r.stderr)
+  t.eq(r.stdout, "", "nothing that a caller could take for a token")
+  t.match(r.stderr, pattern)
+  return r
+end
+
+local HEAD = 'local sluice = require "sluice"\n'
+
+T.test("the token, a line break, nothing else", function(t)
+  write("one.lua", HEAD .. 'return sluice.token.source { name = "x", fetch = function() return "tok-1" end }')
+  prints(t, { "one.lua" }, "tok-1\n")
+  prints(t, { "-" }, "tok-1\n", { stdin = T.read(folder .. "/one.lua") })
+  write("static.lua", HEAD .. 'return sluice.token.static "sk-static"')
+  prints(t, { "static.lua" }, "sk-static\n")
+  write("secret.lua", HEAD .. 'return sluice.secret.env "KEY"')
+  prints(t, { "secret.lua" }, "sk-env\n", { env = { KEY = "sk-env" } })
+end)
+
+T.test("several by name; one needs no name", function(t)
+  write("two.lua", HEAD .. [[
+return { prod = sluice.token.static "p", staging = function() return sluice.token.static "s" end,
+  broken = function() return sluice.secret.env "NO_SUCH_VARIABLE" end, note = "not a token" }]])
+  prints(t, { "two.lua", "prod" }, "p\n")
+  prints(t, { "two.lua", "staging" }, "s\n")
+  fails(t, { "two.lua" }, 4, "two.lua returns several tokens; say which: broken, prod, staging")
+  fails(t, { "two.lua", "stagin" }, 4, "two.lua returns no token 'stagin' %(did you mean 'staging'%?%)")
+  fails(t, { "two.lua", "note" }, 4, "'note' is a string; expected a token source")
+  fails(t, { "two.lua", "broken" }, 1, "NO_SUCH_VARIABLE is not set")
+  write("single.lua", HEAD .. 'return { only = sluice.token.static "o" }')
+  prints(t, { "single.lua" }, "o\n")
+  write("one.lua", HEAD .. 'return sluice.token.static "x"')
+  fails(t, { "one.lua", "name" }, 4, "one.lua returns one token, not a table with 'name' in it")
+end)
+
+T.test("--json: with the expiry", function(t)
+  write("one.lua", HEAD .. 'return { corp = sluice.token.source { name = "x", fetch = function() return "t\\"1", { expires_in = 3600 } end } }')
+  local r = token { "--json", "one.lua" }
+  t.eq(r.code, 0)
+  local left, y, m, d, H, M, S = t.match(r.stdout,
+    '^{"token":"t\\"1","name":"corp","expires_in":(%d+),"expires_at":"(%d+)%-(%d+)%-(%d+)T(%d+):(%d+):(%d+)Z"}\n$')
+  t.ok(tonumber(left) >= 3590 and tonumber(left) <= 3600, left)
+  local at = os.time { year = y, month = m, day = d, hour = H, min = M, sec = S }
+  t.near(at, os.time(os.date "!*t") + 3600, 15)
+  write("static.lua", HEAD .. 'return sluice.token.static("sk", "mine")')
+  prints(t, { "--json", "static.lua" }, '{"token":"sk","name":"the token mine","expires_in":null,"expires_at":null}\n')
+end)
+
+T.test("what the script prints goes to stderr", function(t)
+  write("chatty.lua", HEAD .. [[
+print("hello", 1)
+io.write("written ")
+io.stdout:write("to stdout\n")
+sluice.log.info "logged"
+return sluice.token.static "tok"]])
+  local r = token { "chatty.lua" }
+  t.eq(r.stdout, "tok\n")
+  t.match(r.stderr, "hello\t1\nwritten to stdout\n.*logged")
+  t.eq(r.code, 0)
+end)
+
+T.test("no token: why, and exit code 4", function(t)
+  write("refused.lua", HEAD .. [[return sluice.token.source { name = "corp", fetch = function()
+    sluice.errors.raise { kind = "auth", message = "the login has expired" } end }]])
+  fails(t, { "refused.lua" }, 4, "^sluice: auth: the token corp could not be renewed: the login has expired %(phase refresh%)\n$")
+  write("nothing.lua", "return nil")
+  fails(t, { "nothing.lua" }, 4, "nothing.lua returns nothing; expected a token source")
+  write("text.lua", "return 'sk-x'")
+  local r = fails(t, { "text.lua" }, 4, "text.lua returns a string; expected .*sluice.secret.literal%(key%)")
+  t.ok(not r.stderr:find "sk%-x")
+  fails(t, { "absent.lua" }, 4, "cannot read the script absent.lua")
+  write("syntax.lua", "return {")
+  fails(t, { "syntax.lua" }, 1, "syntax.lua:1:")
+  write("raises.lua", "error 'mine'")
+  fails(t, { "raises.lua" }, 1, "raises.lua:1: mine")
+end)
+
+T.test("the command line", function(t)
+  fails(t, {}, 2, "token: no file given")
+  fails(t, { "a", "b", "c" }, 2, "one name at most, got 'c' too")
+  fails(t, { "--jsn", "a" }, 2, "unknown option '%-%-jsn' %(did you mean '%-%-json'%?%)")
+  write("slow.lua", HEAD .. 'return sluice.token.source { name = "x", fetch = function() io.stderr:write "asking\\n" sluice.task.sleep(60) end }')
+  fails(t, { "--timeout", "0.3", "slow.lua" }, 124, "not done after 0.3 s")
+  fails(t, { "slow.lua" }, 130, "interrupted", { steps = { { expect_stderr = "asking" }, { signal = "INT" } } })
+end)
+
+T.test("a token is renewed when it would not last", function(t)
+  write("short.lua", HEAD .. [[
+local n = 0
+local source = sluice.token.source { name = "x", fetch = function()
+  n = n + 1
+  return "tok-" .. n, { expires_in = n == 1 and 0.4 or 3600 }
+end }
+source:get()
+while source:state().left > 0.15 do sluice.task.sleep(0.01) end
+return source]])
+  prints(t, { "short.lua" }, "tok-2\n")
+  prints(t, { "--min-life", "0", "short.lua" }, "tok-1\n")
+end)
+
+T.test("under --mock no server is asked, and no key is needed", function(t)
+  write("corp.lua", HEAD .. [[
+return { corp = sluice.token.oauth { url = "https://idp.invalid/token", client_id = "me",
+    client_secret = sluice.secret.env "NO_SUCH_VARIABLE", cache = "never.json" },
+  program = sluice.token.command { "no-such-program" },
+  vault = sluice.secret.vault { path = "secret/data/x", field = "y", address = "https://vault.invalid" },
+  file = sluice.secret.file "/no/such/file",
+  mounted = sluice.secret.kubernetes { folder = "/no/such", key = "key" } }]])
+  prints(t, { "--mock", "-q", "corp.lua", "corp" }, "mock-token-1\n")
+  for _, name in ipairs { "program", "vault", "file", "mounted" } do prints(t, { "--mock", "-q", "corp.lua", name }, "mock\n") end
+  t.eq(io.open(folder .. "/never.json"), nil)
+end)
+
+-- Processes that share -------------------------------------------------------------------------------------
+
+-- A token server beside the test; says its port, then "asked" for each request.
+local SERVER = HEAD .. [[
+io.stdout:setvbuf "no"
+local n = 0
+local server = sluice.server.listen { handler = function(req, res)
+  n = n + 1
+  print("asked " .. n)
+  sluice.task.sleep(0.3) -- long enough that all who can will have asked
+  res:json(200, { access_token = "shared-" .. n, expires_in = 3600, refresh_token = "rt-" .. n })
+end }
+print("port " .. server.port)
+server:wait()
+]]
+
+-- Fifty tasks want a token at once, and say what they got.
+local CLIENT = HEAD .. [[
+local corp = sluice.token.oauth { url = arg[1], client_id = "me", client_secret = "s", cache = arg[2] }
+local got = {}
+sluice.task.group(function(group)
+  for i = 1, 50 do group:spawn(function() got[i] = corp:get():reveal() end) end
+end)
+for i = 2, 50 do assert(got[i] == got[1]) end
+print(got[1])
+]]
+
+T.test("two processes with fifty tasks each cause one request", function(t)
+  write("server.lua", SERVER)
+  write("client.lua", CLIENT)
+  local server <close> = C.start({ C.sluice, "run", folder .. "/server.lua" })
+  local url = ("http://127.0.0.1:%s/token"):format(server:expect "port (%d+)")
+  local argv = { C.sluice, "run", folder .. "/client.lua", url, folder .. "/cache/shared.json" }
+  local a <close> = C.start(argv)
+  local b <close> = C.start(argv)
+  local ra, rb = a:wait(), b:wait()
+  t.eq({ ra.code, ra.stdout, ra.stderr }, { 0, "shared-1\n", "" })
+  t.eq({ rb.code, rb.stdout, rb.stderr }, { 0, "shared-1\n", "" })
+  t.eq(C.run(argv).stdout, "shared-1\n", "and a third one, later")
+  local told = server:stop().stdout
+  t.eq(select(2, told:gsub("asked", "")), 1, told)
+end)
+
+T.test("a process that is killed while it holds the lock does not hold up the next", function(t)
+  write("stuck.lua", HEAD .. [[
+return sluice.token.source { name = "x", cache = "stuck.json", fetch = function()
+  if os.getenv "STUCK" then
+    io.stderr:write "fetching\n"
+    sluice.task.sleep(60)
+  end
+  return "tok", { expires_in = 3600 }
+end }]])
+  local r = token({ "stuck.lua" }, { env = { STUCK = "1" }, steps = { { expect_stderr = "fetching" }, { signal = "KILL" } } })
+  t.eq(r.signal, 9)
+  prints(t, { "stuck.lua" }, "tok\n")
+end)
+
+T.test("--new passes over what the cache has", function(t)
+  write("counted.lua", HEAD .. [[
+return sluice.token.source { name = "x", cache = "counted.json", fetch = function()
+  local file = io.open("count", "a"); file:write "x"; file:close()
+  file = io.open "count"; local n = #file:read "a"; file:close()
+  return "tok-" .. n, { expires_in = 3600 }
+end }]])
+  prints(t, { "counted.lua" }, "tok-1\n")
+  prints(t, { "counted.lua" }, "tok-1\n")
+  prints(t, { "--new", "counted.lua" }, "tok-2\n")
+  prints(t, { "counted.lua" }, "tok-2\n")
+end)
+
+T.test("a rotation under way when the program is told to end is written down", function(t)
+  write("server.lua", SERVER)
+  local server <close> = C.start({ C.sluice, "run", folder .. "/server.lua" })
+  write("rotate.lua", HEAD .. ([[
+io.stderr:write "asking\n"
+return sluice.token.oauth { url = "http://127.0.0.1:%s/token", client_id = "me", refresh_token = "rt-0", cache = "rotate.json" }
+]]):format(server:expect "port (%d+)"))
+  -- the signal comes when the server has been asked and has not answered
+  local client <close> = C.start({ C.sluice, "token", "rotate.lua" }, { cwd = folder })
+  server:expect "asked 1"
+  client:signal "TERM"
+  local r = client:wait()
+  t.eq(r.code, 143)
+  local kept = T.read(folder .. "/rotate.json")
+  t.match(kept, '"refresh_token":"rt%-1"')
+  t.match(kept, '"token":"shared%-1"')
+end)
+
+T.done()
