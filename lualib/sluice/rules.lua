@@ -49,6 +49,13 @@ local function read(path)
   return text
 end
 
+--- A message that begins with the file. `return sluice.fallback { … }` is a tail call: what is wrong with
+--- the list is blamed on whoever loads the file, a line that is of no help to anybody.
+local function in_file(path, message)
+  if message:find(path, 1, true) then return message end
+  return ("%s: %s"):format(path, message:match "^[^\n]-:%d+: (sluice%.%a+: .*)$" or message)
+end
+
 local BOM = "\xEF\xBB\xBF"
 
 --- Reads, compiles and runs the file: everything that can be wrong before the first call is found here.
@@ -59,14 +66,13 @@ local function load_chain(path)
   if text:sub(1, 3) == BOM then text = text:sub(4) end
   if text:sub(1, 1) == "#" then text = text:match "^[^\n]*(.*)$" end -- '#!…'; lines keep their numbers
   local chunk, message = load(text, "@" .. path, "t")
-  if not chunk then return nil, message end
+  if not chunk then return nil, in_file(path, message) end
   local ok, result = pcall(task.deadline, LOAD_SECONDS, function() return as_chain(chunk()) end)
   if ok then return result end
   if errors.is(result, "timeout") and result.phase == "deadline" then
     return nil, ("%s: not read within %d s; a file of rules must not wait for anything"):format(path, LOAD_SECONDS)
   end
-  result = tostring(result)
-  return nil, result:find(path, 1, true) and result or ("%s: %s"):format(path, result)
+  return nil, in_file(path, tostring(result))
 end
 
 --- Loading, seen from outside: whoever is cancelled in the middle of it leaves the edit to the next call.
