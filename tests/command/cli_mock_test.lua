@@ -60,7 +60,7 @@ T.test("the embedded provider answers a model that has no key", function(t)
   T.write(folder .. "/scenario.lua", "return { { text = 'from the scenario' } }")
   local code = "print(require 'sluice'.model('openai/gpt-x'):ask('q').text)"
   local r = C.run({ C.sluice, "--mock=scenario.lua", "-e", code }, { cwd = folder, env = { OPENAI_API_KEY = false } })
-  t.match(r.stderr, "^sluice: mock provider at http://127%.0%.0%.1:%d+; no request leaves this machine\n$")
+  t.match(r.stderr, "^sluice: mock provider at http://127%.0%.0%.1:%d+; no request leaves this machine\nsluice: timeline of 1 call")
   t.eq(r.stdout, "from the scenario\n")
   t.eq(r.code, 0)
   T.write(folder .. "/scenario.lua", "return { { nosuch = 1 } }")
