@@ -171,7 +171,7 @@ local function estimate(self, req)
   local defaults = type(self.target.defaults) == "table" and self.target.defaults or {}
   local bytes = bytes_of(req.prompt) + bytes_of(req.system or defaults.system) + bytes_of(req.messages)
     + bytes_of(req.tools or defaults.tools)
-  local input = math.ceil(bytes / 4 * 1.1)
+  local input = math.ceil(bytes * 11 / 40)
   local output = req.max_tokens or defaults.max_tokens or ANSWER_TOKENS
   return { tokens = input + output, usd = cost(self.price, { input_tokens = input, output_tokens = output }) }
 end

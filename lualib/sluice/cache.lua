@@ -141,6 +141,8 @@ local function load_file(self)
     if code ~= 2 then give_up_file(self, why) end -- 2: there is none yet
     return
   end
+  local readable, reason = file:read(0)
+  if not readable and reason then return give_up_file(self, reason) end -- a folder
   local skipped, ends_well = 0, true
   for line in file:lines "L" do
     ends_well = line:sub(-1) == "\n"

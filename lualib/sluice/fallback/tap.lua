@@ -74,11 +74,13 @@ Tap.__close = Tap.close
 function Tap.is_closed(stream)
   while type(stream) == "table" do
     local field = (getmetatable(stream) or {}).__sluice_handle
-    local inner = field and rawget(stream, field)
-    if inner == nil then return true end -- a reply in the shape of a stream
+    if type(field) ~= "string" then break end
+    local inner = rawget(stream, field)
+    if inner == nil then return rawget(stream, "closed") == true end -- a reply in the shape of a stream
     stream = inner
   end
-  return type(stream) ~= "userdata" or stream:closed()
+  local closed = stream.closed -- of a handle, in C or scripted
+  return type(closed) ~= "function" or closed(stream)
 end
 
 return Tap
