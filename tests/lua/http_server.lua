@@ -176,6 +176,7 @@ function S.model(server, changes)
       opts[name] = value
     end
   end
+  if opts.breaker == nil then opts.breaker = false end -- the tests fail on purpose, many times
   if opts.provider == "anthropic" and not (changes and changes.base_url) then opts.base_url = url end
   return sluice.model(opts)
 end
