@@ -164,8 +164,10 @@ local function write(level, message, fields)
     error(("log.%s: the fields must be a table, got %s"):format(level, type(fields)), 3)
   end
   if not state.paint then prepare() end
-  local make = state.format == "json" and json_line or text_line;
-  (state.write or to_stderr)(make(level, message, fields or {}))
+  local line = (state.format == "json" and json_line or text_line)(level, message, fields or {})
+  local secrets = package.loaded["sluice.core.secret"] -- not loaded: there are none
+  if secrets then line = secrets.scrub(line) end
+  (state.write or to_stderr)(line)
 end
 
 --- For looking into what happened: shown with --log-level debug or -v.

@@ -17,8 +17,10 @@ local report = {}
 
 local paint
 
+-- The last look for secrets: what a script raises may quote a reply that quotes a key.
 local function put(text)
-  io.stderr:write(text, "\n")
+  local secrets = package.loaded["sluice.core.secret"]
+  io.stderr:write(secrets and secrets.scrub(text) or text, "\n")
 end
 
 --- Writes "sluice: text" on stderr, after what the script has printed so far.

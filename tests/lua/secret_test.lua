@@ -20,7 +20,7 @@ T.test("a secret shows its name and nothing else", function(t)
   for _, f in ipairs {
     function() return "x" .. s end, function() return s .. "x" end, function() return s .. s end,
     function() return #s end, function() return s < s end, function() return s <= s end, function() return s + 1 end,
-    function() return s() end, function() s.x = 1 end, function() for _ in pairs(s) do return end end,
+    function() return s() end, function() s.x = 1 end, function() return next(s) end,
     function() return ("x"):rep(s) end, function() return sluice.json.encode { s } end,
     function() return sluice.json.encode { [s] = 1 } end, function() return load(s) end, function() io.write(s) end,
     function() return table.concat { s } end, function() return string.dump(s) end, function() return ("x"):find(s) end,
@@ -55,8 +55,7 @@ end)
 T.test("a secret that is collected is looked for no more", function(t)
   do
     local s = secret.literal("gone-" .. CANARY)
-    t.eq(secret.scrub("x gone-" .. CANARY), "x [redacted]")
-    s = nil -- luacheck: ignore 311
+    t.eq(secret.scrub("x gone-" .. s:reveal():sub(6)), "x [redacted]")
   end
   collectgarbage()
   collectgarbage()
