@@ -17,6 +17,7 @@
 local BUCKETS = 10     -- the window moves on by a tenth of itself
 local SLEEP_MAX = 60   -- seconds: where the doubling of the sleep window ends
 local JITTER = 0.1     -- so that many processes do not probe at the same moment
+local TICK = 1e-6      -- seconds: the clock knows nothing smaller, so a sleep may end that much too early
 local REGISTRY_MAX = 1024 -- breakers kept before the idle ones are let go
 
 ---@class sluice.Breaker
@@ -217,7 +218,7 @@ function Breaker:peek()
   if status == "closed" or status == "disabled" then return false end
   if status == "open" then
     local wait = self.open_until - self.now()
-    if wait > 0 then return true, wait end
+    if wait > TICK then return true, wait end
     become(self, "half")
     return false
   end
