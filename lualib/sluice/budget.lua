@@ -275,7 +275,8 @@ function Budget:guard(target, price)
   options.check("budget:guard", price, PRICE)
   local priced = price.input and price.output
   if (price.input or price.output or price.cached or self.cap.usd) and not priced then
-    options.raise("budget:guard: give both parts of the model's price, { input =, output = }, in USD per million tokens")
+    options.raise("budget:guard: give both parts of the model's price, { input =, output = }, in USD per million "
+      .. "tokens")
   end
   return setmetatable({ target = target, budget = self, price = priced and price or nil, below = price.below },
     Guarded)

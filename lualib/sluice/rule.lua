@@ -79,7 +79,7 @@ function rule.queue(model, opts)
     local seconds = why.err and why.err.retry_after or opts.wait
     local left = why.left
     if seconds > opts.max or left and seconds >= left then return nil end
-    task.sleep(seconds)
+    task.sleep((math.ceil(seconds * 1e6) + 0.5) / 1e6) -- a clock of microseconds must not come early
     return model
   end
 end

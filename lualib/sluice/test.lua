@@ -331,9 +331,12 @@ function test.add(name, f)
   test.list[#test.list + 1] = { name = name, run = f, file = test.file, line = line or 0 }
 end
 
---- From now on sluice.model makes scripted models.
+--- From now on sluice.model makes scripted models, and a credential that is not there is no fault: none
+--- is used.
 function test.replace_models()
   rawset(require "sluice", "model", scripted_model)
+  local secrets = require "sluice.core.secret"
+  require "sluice.secret.mocked".secret = function(name) return secrets.new(name .. " (test)", "test") end
 end
 
 --- Begins a test: what its function is given.

@@ -134,7 +134,7 @@ end
 --- An attempt has failed before its commit; `delay` seconds until the next one, or nil.
 function Timeline:failed(run, err, delay)
   local after = run.asked and (" after %s"):format(seconds(core.now() - run.sent)) or ""
-  local text = run.asked and ("failed%s: %s"):format(after, failure(err)) or "not asked: " .. failure(err)
+  local text = run.asked and ("failed%s: %s"):format(after, failure(err)) or "refused here: " .. failure(err)
   if delay then text = ("%s; tries again in %s"):format(text, seconds(delay)) end
   if errors.is(err) and err.budget then text = text .. "; the retry quota is used up" end
   run.asked = false
@@ -157,16 +157,21 @@ end
 
 -- Chains ---------------------------------------------------------------------------------------------
 
-local REASON = {
-  slow = function(from) return ("%s has been silent for %s"):format(from.name, seconds(from.after or 0)) end,
-  declined = function(from) return ("%s declined"):format(from.name) end,
-}
+--- "step 2, openai/gpt-x"; the name alone when it says which step it is.
+local function step_text(s)
+  local number = "step " .. s.index
+  return s.name == number and number or ("%s, %s,"):format(number, s.name)
+end
 
---- A chain goes to another step.
-function Timeline:moves_on(w, from, to, why)
-  local reason = REASON[why.kind] and REASON[why.kind](from) or ("%s failed (%s)"):format(from.name, why.kind)
-  add(self, w.call or 0, w.name, ("%s: step %d, %s, starts%s"):format(reason, to.index, to.name,
-    why.kind == "slow" and " beside it" or ""))
+--- A chain goes to another step, because the one before was slow, failed, or declined.
+---@param declined? boolean
+function Timeline:moves_on(w, from, to, why, declined)
+  local text
+  if declined then text = ("%s declined"):format(from.name)
+  elseif why.kind == "slow" then text = ("%s has been silent for %s"):format(from.name, seconds(from.after or 0))
+  else text = ("%s failed (%s)"):format(from.name, why.kind) end
+  add(self, w.call or 0, w.name, ("%s: %s starts%s"):format(text, step_text(to),
+    why.kind == "slow" and not declined and " beside it" or ""))
 end
 
 --- A step was stopped in favour of another one.
@@ -177,7 +182,7 @@ end
 
 --- A step has won.
 function Timeline:answered(w, s, why)
-  add(self, w.call or 0, w.name, ("step %d, %s, answers%s"):format(s.index, s.name,
+  add(self, w.call or 0, w.name, ("%s answers%s"):format(step_text(s),
     s.index > 1 and (": degraded (%s)"):format(why.kind) or ""))
 end
 

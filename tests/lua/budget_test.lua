@@ -185,7 +185,7 @@ end)
 T.test("a stream that is left, closed or broken stays charged with its estimate", function(t)
   local broken = function() return (model { { text = "one two three", cut = 5 } }) end
   for name, case in pairs {
-    left = { streamed(), function(s) for _ in s:text() do break end end },
+    left = { streamed(), function(s) for _ in s:text() do break end end }, -- luacheck: ignore 512
     closed = { streamed(), function(s) s:close() end },
     ["a block that ends"] = { streamed(), function(s) local _ <close> = s end },
     broken = { broken(), function(s) pcall(function() for _ in s:text() do end end) end }, -- luacheck: ignore 542

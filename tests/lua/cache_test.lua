@@ -179,7 +179,7 @@ T.test("a file that cannot be written leaves a cache in memory, said once", func
   local _, times = log:gsub("kept in memory only", "")
   t.eq({ cache:get("q").text, cache:get("r").text, times }, { "a", "b", 1 })
   local dir = T.tmpdir()
-  log = logged(function() cache = sluice.cache { path = dir } end) -- a folder
+  logged(function() cache = sluice.cache { path = dir } end) -- a folder
   cache:put("q", reply "a")
   t.eq(cache:get("q").text, "a")
 end)
@@ -218,7 +218,7 @@ end)
 
 T.test("a stream that is left or breaks is not kept", function(t)
   local cache = sluice.cache()
-  for _ in cache:watch((model { { text = "one two three", gap = 0.001 } })):stream("q"):text() do break end
+  for _ in cache:watch((model { { text = "one two three", gap = 0.001 } })):stream("q"):text() do break end -- luacheck: ignore 512
   t.raises("interrupted", function()
     for _ in cache:watch((model { { text = "one two three", cut = 5 } })):stream("q"):text() do end -- luacheck: ignore 542
   end)

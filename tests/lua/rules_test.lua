@@ -1,4 +1,5 @@
 -- sluice.rules: a chain in a file, edited while the program runs.
+-- luacheck: globals rules_gate rules_reads arg
 local T = require "harness"
 local sluice = require "sluice"
 
@@ -131,7 +132,7 @@ T.test("a file that is gone, or cannot be read, leaves the rules as they were", 
 end)
 
 T.test("a call in flight finishes on the rules it began with", function(t)
-  rules_gate = task.channel(1) -- luacheck: globals rules_gate
+  rules_gate = task.channel(1)
   local path, rules = start(HEAD .. "return { function() rules_gate:receive() return 'old' end }")
   local old
   task.group(function(group)
@@ -150,7 +151,7 @@ end)
 
 T.test("a file is read by one call; the others go by the old rules meanwhile", function(t)
   local path, rules = start()
-  rules_reads, rules_gate = 0, task.channel(1) -- luacheck: globals rules_reads
+  rules_reads, rules_gate = 0, task.channel(1)
   local answers = {}
   logged(function()
     replace(path, HEAD .. "rules_reads = rules_reads + 1 rules_gate:receive() return { function() return 'two' end }")

@@ -95,7 +95,8 @@ local function watch_clock(test)
   local function watched(seconds)
     local t = test.current
     if t and core.now() - t.started > CLOCK_MAX then
-      error(("the test's clock has passed %d days: does it wait in a loop that never ends?"):format(CLOCK_MAX // 86400), 2)
+      error(("the test's clock has passed %d days: does it wait in a loop that never ends?")
+        :format(CLOCK_MAX // 86400), 2)
     end
     sleep(seconds)
   end

@@ -121,7 +121,7 @@ local function sequence(w, i, why)
       if not following and step.is_fatal(answer) then raise(w, answer) end
     end
     if not following then give_up(w) end
-    if timeline.on then timeline.on:moves_on(w, s, w.steps[following], why) end
+    if timeline.on then timeline.on:moves_on(w, s, w.steps[following], why, ok) end
     i = following
   end
 end
@@ -250,7 +250,7 @@ local function ended(r, run)
   if not following and r.running == 0 then give_up(r) end
   -- a hedge that fails while a later step runs changes nothing
   if following and (run.step.index == r.last or r.running == 0) then
-    if timeline.on then timeline.on:moves_on(r, run.step, r.steps[following], why) end
+    if timeline.on then timeline.on:moves_on(r, run.step, r.steps[following], why, run.ok) end
     launch(r, following, why)
   end
 end
