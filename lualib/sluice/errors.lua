@@ -160,9 +160,11 @@ function errors.new(fields)
       near and (" (did you mean %q?)"):format(near) or ""), 2)
   end
   local e = {}
-  for key, value in pairs(fields) do e[key] = value end
-  -- a server, or a proxy before it, may quote the key it was given
-  if has_secrets and type(e.message) == "string" then e.message = secrets.scrub(e.message) end
+  for key, value in pairs(fields) do
+    -- a server, or a proxy before it, may quote the key it was given; what a model said is left alone
+    if has_secrets and type(value) == "string" and key ~= "partial" then value = secrets.scrub(value) end
+    e[key] = value
+  end
   return setmetatable(e, errors.metatable)
 end
 

@@ -93,6 +93,12 @@ end
 local function build(opts)
   local provider = providers.get(opts.provider, opts.protocol)
   if opts.defaults then request_of.check_defaults("sluice.model", opts.defaults) end
+  if type(opts.auth) == "string" then -- whoever prints the model shall not see it
+    local copy = {}
+    for key, value in pairs(opts) do copy[key] = value end
+    copy.auth = secret.literal(opts.auth, opts.provider .. " key")
+    opts = copy
+  end
   local self = options.fill(opts, SPEC)
   self.opts = opts
   self.spoken = provider
@@ -190,7 +196,6 @@ local function credential(self)
   local provider = self.spoken
   local key, from = self.auth, nil
   if mock_url then key = secret.literal("mock", "mock key") end
-  if type(key) == "string" then key = secret.literal(key, self.opts.provider .. " key") end
   if type(key) == "function" then key = authorized.from_function(key, self.opts.provider .. " auth") end
   if not key then
     for _, name in ipairs(provider.key_env or {}) do
