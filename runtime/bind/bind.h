@@ -31,7 +31,8 @@ int64_t bind_check_seconds(lua_State *L, int arg);
 /* The same for an optional field of the options table at `index`; `absent` when it is nil. */
 int64_t bind_field_seconds(lua_State *L, int index, const char *name, int64_t absent);
 
-/* A userdata type with an embedded struct handle: the metatable on top of the stack records where. */
+/* A userdata type with an embedded struct handle: the metatable on top of the stack records where.
+ */
 void bind_set_handle_offset(lua_State *L, size_t offset);
 /* Make the group that owns what the running task opens now the owner of the value at `index`, if it
 ** is a handle or a table around one. */

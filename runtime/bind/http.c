@@ -246,9 +246,10 @@ static void push_joined(lua_State *L, const char *name, const char *value, size_
 
 /* Push { [lower-case name] = value }; values of a repeated header are joined with ", ". */
 int http_headers(lua_State *L, const struct transfer *t) {
-  const char *p = t->headers.data, *end = p + t->headers.len;
   lua_newtable(L);
-  while (p != NULL && p < end) {
+  if (t->headers.data == NULL) return 1;
+  const char *p = t->headers.data, *end = p + t->headers.len;
+  while (p < end) {
     const char *eol = memchr(p, '\n', (size_t)(end - p));
     const char *next = eol != NULL ? eol + 1 : end;
     const char *colon = memchr(p, ':', (size_t)(next - p));
@@ -272,10 +273,11 @@ int http_headers(lua_State *L, const struct transfer *t) {
 ** are none, as on nearly every reply: one look at the first letters of each line. */
 int http_limits(lua_State *L, const struct transfer *t) {
   static const char ours[] = "x-ratelimit-", anthropic[] = "anthropic-ratelimit-";
-  const char *p = t->headers.data, *end = p + t->headers.len;
   bool found = false;
   lua_settop(L, 1);
-  while (p != NULL && p < end) {
+  if (t->headers.data == NULL) return 0;
+  const char *p = t->headers.data, *end = p + t->headers.len;
+  while (p < end) {
     const char *eol = memchr(p, '\n', (size_t)(end - p));
     const char *next = eol != NULL ? eol + 1 : end;
     size_t line = (size_t)(next - p);

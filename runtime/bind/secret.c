@@ -90,7 +90,7 @@ static int new_secret(lua_State *L) {
 
 /* core.prefixed("Bearer ", secret) -> a secret of the same name. */
 static int prefixed(lua_State *L) {
-  size_t n, len;
+  size_t n, len = 0;
   const char *prefix = luaL_checklstring(L, 1, &n);
   check_secret(L, 2);
   const char *old = secret_bytes(L, 2, &len);
@@ -210,7 +210,7 @@ static int current(lua_State *L) {
 }
 
 static int push_text(lua_State *L, int index) {
-  size_t len;
+  size_t len = 0;
   const char *bytes = secret_bytes(L, index, &len);
   lua_pushlstring(L, bytes, len);
   return 1;

@@ -53,8 +53,8 @@ static int sys_realpath(lua_State *L) {
 }
 
 /* core.stamp(path) -> a string that changes when the file does (another file under the name,
-*another
-** size, another time of change to the nanosecond), or nil and why. */
+ *another
+ ** size, another time of change to the nanosecond), or nil and why. */
 static int sys_stamp(lua_State *L) {
   struct stat st;
   if (stat(luaL_checkstring(L, 1), &st) != 0) {

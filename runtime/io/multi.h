@@ -21,8 +21,8 @@ bool multi_add(struct easy *e);
 void multi_remove(struct easy *e);
 
 /* Implemented by transfer.c. */
-size_t transfer_on_body(char *bytes, size_t size, size_t n, void *easy);
-size_t transfer_on_header(char *bytes, size_t size, size_t n, void *easy);
+size_t transfer_on_body(char *bytes, size_t size, size_t n, void *arg);
+size_t transfer_on_header(char *bytes, size_t size, size_t n, void *arg);
 void transfer_on_done(struct transfer *t, CURLcode code);
 
 #endif

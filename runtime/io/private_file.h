@@ -22,18 +22,18 @@ struct file_mark {
 int file_mark_of(const char *path, struct file_mark *mark);
 
 /* Append the whole file to `out` (whose ceiling holds: EFBIG). `mark`, if given, is of what was
-*read.
-** With `private`, a file that is no plain file of this user's own, or that others may read or
-*write,
-** is refused with EPERM. */
+ *read.
+ ** With `private`, a file that is no plain file of this user's own, or that others may read or
+ *write,
+ ** is refused with EPERM. */
 int file_read(const char *path, bool private, struct buf *out, struct file_mark *mark);
 
 /* Replace `path` by a file of these bytes, mode 0600, synced. */
 int file_write_private(const char *path, const char *bytes, size_t n);
 
 /* Make the folder that `path` is to stand in, and those above it, with mode 0700. A folder that
-*others
-** may write to is refused with EPERM: they could put another file in the place of ours. */
+ *others
+ ** may write to is refused with EPERM: they could put another file in the place of ours. */
 int file_make_folder(const char *path);
 
 /* Take the lock that stands for the file `path` (on a file of its own, that stays). Returns a

@@ -15,8 +15,9 @@
 #include "io/loop_base.h"
 
 #define GRACE_US 1000000 /* between SIGTERM and SIGKILL */
-#define DRAIN_US 1000000 /* how long a pipe that a grandchild holds is read after the child's end  \
-                          */
+#define DRAIN_US                                                                                   \
+  1000000 /* how long a pipe that a grandchild holds is read after the child's end                 \
+           */
 #define CHUNK 16384
 
 extern char **environ;
@@ -96,9 +97,10 @@ static void on_output(struct process *p, struct process_pipe *pipe) {
   ssize_t n = read(pipe->fd, bytes, sizeof bytes);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
   if (n <= 0) {
+    bool exited = p->exited;
     shut(pipe);
-    look(p);
-    if (n <= 0 && !p->exited) tell(p);
+    look(p); /* of a process that has exited it may be the end, and of its memory */
+    if (!exited) tell(p);
     return;
   }
   enum buf_status status = buf_append(&pipe->buf, bytes, (size_t)n);

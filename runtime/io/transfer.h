@@ -42,13 +42,7 @@ struct transfer_spec {
   size_t receive_buffer; /* bytes libcurl reads at once; 0: its default */
 };
 
-enum sink_status {
-  SINK_TAKEN,
-  SINK_PAUSE,
-  SINK_EVENT_TOO_LARGE,
-  SINK_BODY_TOO_LARGE,
-  SINK_NOMEM
-};
+enum sink_status { SINK_TAKEN, SINK_PAUSE, SINK_EVENT_TOO_LARGE, SINK_BODY_TOO_LARGE, SINK_NOMEM };
 
 struct transfer {
   struct transfer_limits limits;
@@ -64,8 +58,8 @@ struct transfer {
   bool counts_bytes;   /* bytes are progress; a stream decides for itself what is (false) */
   bool progressed;     /* there has been progress */
   bool unseen;         /* the sink took bytes that its reader has not looked at yet; while this */
-  bool overdue;        /* … patience ended: the reader gets one look, bytes that come now are late */
-  bool bodyless;       /* the answer to HEAD: its Content-Length promises nothing */
+  bool overdue;  /* … patience ended: the reader gets one look, bytes that come now are late */
+  bool bodyless; /* the answer to HEAD: its Content-Length promises nothing */
   bool headers_done, done, failed, paused;
   enum err_kind kind;
   const char *phase; /* static: "connect", "first_token", "idle", "slow", "total", "response",

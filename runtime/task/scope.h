@@ -78,7 +78,7 @@ void scope_outside_cancelled(struct scope *s);
 size_t scope_timers_armed(void);
 /* The first parked task at or below `s` that may be interrupted, or NULL. */
 struct task *scope_first_interruptible(struct scope *s);
-void scope_each_task(struct scope *s, void (*visit)(struct task *, void *), void *arg);
+void scope_each_task(struct scope *root, void (*visit)(struct task *, void *), void *arg);
 
 /* The nearest group at or above `s`: who owns what is opened now. */
 struct scope *scope_owner(struct scope *s);
