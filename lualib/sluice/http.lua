@@ -68,7 +68,6 @@ local function header_list(headers, extra, keep_credentials)
 end
 
 local function check_url(where, base, url)
-  if url:find("\0", 1, true) then options.raise(where .. ": option 'url' holds a NUL byte") end
   local resolved, same_or_why = core.resolve(base, url)
   if not resolved then
     options.raise(("%s: option 'url' is not a URL: %s"):format(where, same_or_why))

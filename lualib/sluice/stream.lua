@@ -112,9 +112,11 @@ local function take(self, name, data, id)
         if not self.ttft then self.ttft = core.now() - self.started end
       end
       if failure then return fail(self, failure) end
+      if delta.type == "usage" and assembler:complete() then self.counted = true end
     end
   end
-  if assembler:done() then return conclude(self) end
+  -- some send no terminator: with the finish and the counts there is nothing left to wait for
+  if assembler:done() or self.counted then return conclude(self) end
   if not self.hurried and assembler:complete() then
     self.hurried = true
     self.handle:hurry(AFTER_FINISH)

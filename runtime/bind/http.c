@@ -315,7 +315,13 @@ int http_times(lua_State *L, const struct transfer *t) {
 static int resolve(lua_State *L) {
   const char *why = NULL;
   bool same = false;
-  char *url = url_resolve(luaL_checkstring(L, 1), luaL_checkstring(L, 2), &same, &why);
+  size_t len;
+  const char *location = luaL_checklstring(L, 2, &len);
+  char *url = NULL;
+  if (strlen(location) != len)
+    why = "it holds a NUL byte";
+  else
+    url = url_resolve(luaL_checkstring(L, 1), location, &same, &why);
   if (url == NULL) {
     lua_pushnil(L);
     lua_pushstring(L, why);
