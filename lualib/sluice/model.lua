@@ -386,7 +386,7 @@ local function ask_once(run)
   local sent = core.now()
   run.sent = sent
   if timeline.on then timeline.on:sent(run) end
-  local total = run.first and call.total(run)
+  local total = run.first and call.total(run) or nil
   local response, kind, phase, message, elapsed
   if name then response, kind, phase, message, elapsed = run.endpoint:request(run.body, total, name, run.id)
   else response, kind, phase, message, elapsed = run.endpoint:request(run.body, total) end

@@ -317,6 +317,12 @@ scripted("timeout.total holds for all attempts together", function(t, make)
   t.near(err.elapsed, 12, 0.01)
 end)
 
+scripted("a timeout.total of 0 is none, for retries, too", function(t, make)
+  local model = make { { err = "server", wait = 500 }, { text = "late", wait = 500 }, retry = RETRY,
+    timeout = { total = 0, first_token = 0 } }
+  t.eq(model:ask("x").text, "late")
+end)
+
 scripted("what was waited for a place is not on the clock of the call", function(t, make)
   local model = make { { text = "a", wait = 8 }, limit = { concurrency = 1 }, timeout = { total = 10 } }
   local replies = task.map({ 1, 2, 3 }, function() return model:ask "x" end)

@@ -3,6 +3,42 @@
 -- luacheck: no max line length (an annotation is one line)
 -- Units: times in seconds, sizes in bytes, counts in tokens unless a line says otherwise.
 
+-- Models -------------------------------------------------------------------------------------------
+
+---Argument of `sluice.model { … }`. An unknown option is an error that names the nearest known one.
+---@class sluice.ModelOptions
+---@field provider string                  openai, anthropic, siliconflow, deepseek, openrouter, ollama, mock, or your own
+---@field model string                     as the provider names it
+---@field base_url? string                 with /v1 for the OpenAI protocol, without for Anthropic; default the provider's own
+---@field protocol? "openai"|"anthropic"   default the provider's own
+---@field auth? string|sluice.Secret       a key, a secret or a token source; default the provider's usual environment variable
+---@field headers? table<string, string|sluice.Secret>  sent with every request
+---@field timeout? sluice.TimeoutOptions
+---@field retry? sluice.RetryOptions|false  false: one attempt
+---@field breaker? sluice.BreakerOptions|false  false: none
+---@field limit? sluice.LimitOptions|sluice.Limiter  what `sluice.limit` returned: several models share one
+---@field defaults? sluice.Request         fields for every request, under its own
+---@field idempotency? string|false        the header that carries the id of a call, the same for all its attempts; default "Idempotency-Key"
+---@field receive_buffer? integer          bytes read from the network at once; a small one saves memory where thousands stream
+
+---How long a model may take. 0 turns a limit off.
+---@class sluice.TimeoutOptions
+---@field connect? number                  3: name look-up, TCP and TLS together
+---@field first_token? number              30: to the first content, which headers, pings and roles are not
+---@field idle? number                     30: between two pieces of content
+---@field total? number                    all attempts of a call together, from the first one sent; default 60 for ask, 600 for stream
+---@field min_rate? number                 tokens a second that a stream must keep up (slow, but alive: `timeout` with phase "slow"); off unless given. A token is reckoned as four bytes, and only the time that the script waits counts
+---@field min_rate_over? number            10: seconds of waiting over which min_rate is measured, again and again
+
+---When a model tries again by itself. Only what failed before the first content is ever sent again.
+---@class sluice.RetryOptions
+---@field attempts? integer                3: in all
+---@field base? number                     0.5: seconds; the n-th back-off is chance · min(cap, base · 2^(n-1)); after 429, 503 and 529 at least 1
+---@field cap? number                      20: seconds
+---@field max_wait? number                 60: a longer Retry-After fails at once; a shorter one is waited for in full
+---@field resend? boolean                  false: a request that was sent and met silence may have been paid for, and is not sent again
+---@field budget? number|false             500: what all retries and hedges to this address may cost together; each costs 14, after 429, 503 and 529 5, success brings it back. false: no account is kept
+
 -- Requests ----------------------------------------------------------------------------------------
 
 ---What a script asks of a model: `model:ask { … }`, `model:stream { … }`; a plain string is `prompt`.
@@ -87,11 +123,24 @@
 ---@field blocks? table[]                  content in order, in Anthropic's form; only when the thinking is signed and must go back unchanged
 ---@field provider? string
 ---@field request_id? string               the provider's id of the HTTP request
----@field attempts? integer
----@field ttft? number                     seconds to the first content
+---@field attempts sluice.Attempt[]       who was asked, in order; the last one answered
+---@field ttft? number                     seconds to the first content, earlier attempts and waits included
 ---@field elapsed? number                  seconds in all
 ---@field degraded? sluice.Degraded
 ---@field raw? table                       the decoded body, for whole replies
+
+---One attempt of a call. The times of all of them add up to the time of the call.
+---@class sluice.Attempt
+---@field provider string
+---@field model string                     as it was asked for
+---@field kind? sluice.Kind                why it failed; nil: it answered
+---@field status? integer                  HTTP status of a failure
+---@field code? string                     of a failure
+---@field message? string                  of a failure
+---@field elapsed number                   seconds from sending it to its end; 0 when it was refused before
+---@field waited? number                   seconds before it was sent: for a limit, or since the attempt before
+---@field usage? sluice.Usage              of the one that answered
+---@field request_id? string               the provider's id of the HTTP request
 
 ---Where an answer of a fallback comes from, when it is not the first step's.
 ---@class sluice.Degraded
@@ -122,8 +171,8 @@
 ---@field kind sluice.Kind
 ---@field message string                   the provider's own words where there are any
 ---@field status? integer                  HTTP status
----@field code? string                     the provider's code or type; ours: "context_length", "daily_limit", "tool_arguments", "tool_name", "refusal", "no_end", "too_large", "bad_json", "not_a_reply", "no_choices", "no_content"
----@field phase? string                    "connect", "first_token", "idle", "deadline", …
+---@field code? string                     the provider's code or type; ours: "context_length", "daily_limit", "tool_arguments", "tool_name", "refusal", "no_end", "too_large", "bad_json", "not_a_reply", "no_choices", "no_content"; of what was refused here: "rate", "gate" and "concurrency" (throttled), "gated" (quota)
+---@field phase? string                    "connect", "first_token", "idle", "slow", "total", "deadline", …
 ---@field provider? string
 ---@field model? string
 ---@field attempt? integer
@@ -134,6 +183,8 @@
 ---@field cause? sluice.Error              what lies behind an interruption
 ---@field also? sluice.Error[]             other failures of the same call
 ---@field should_retry? boolean            the server's own order (x-should-retry)
+---@field attempts? sluice.Attempt[]       every attempt of the call, the last one is this error
+---@field budget? boolean                  true: it would have been tried again, but for the account of retries (retry.budget)
 ---@field hint? string                     what to look at
 ---@field traceback? string
 ---@operator concat(any): string

@@ -60,10 +60,12 @@ local function first_sent(run)
   return run.first or run.sent or nil
 end
 
---- Seconds left of timeout.total, which holds for all attempts together, or nil before the first.
+--- Seconds left of timeout.total, which holds for all attempts together; nil before the first, and
+--- when it is turned off.
 local function total_left(run)
   local first = first_sent(run)
-  return first and (run.model.timeout.total or (run.streaming and STREAM_TOTAL or ASK_TOTAL)) - (now() - first)
+  local total = run.model.timeout.total or (run.streaming and STREAM_TOTAL or ASK_TOTAL)
+  return first and total > 0 and total - (now() - first) or nil
 end
 
 --- Seconds to the nearest deadline of any kind, or nil.
@@ -164,9 +166,10 @@ end
 
 --- Seconds the attempt may take in all, when it is not the first; that one has what the endpoint says.
 ---@param run sluice.Run
----@return number
+---@return number?
 function call.total(run)
-  return math.max(0.001, total_left(run))
+  local left = total_left(run)
+  return left and math.max(0.001, left)
 end
 
 -- Outcomes ------------------------------------------------------------------------------------------
