@@ -114,7 +114,7 @@ local function usable(self, entry, box, old)
     -- the one that is to be replaced, or refused; or one that would not last longer
     if secrets.same(old, entry.token) then return nil end
     local state = box:state()
-    if not state.refused and state.left and left <= state.left + 1 then return nil end
+    if not state.refused and state.left and left <= state.left then return nil end
   end
   local name = ("%s#%d"):format(self.name, box:state().generation + 1)
   return secrets.new(name, entry.token), left, life, tonumber(entry.refresh_in)
