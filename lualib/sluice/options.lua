@@ -79,7 +79,8 @@ function options.raise(message)
     local info = debug.getinfo(level, "Sl")
     if not info then break end
     if info.currentline > 0 and info.source:sub(1, #library) ~= library then
-      error(("%s:%d: %s"):format(info.short_src, info.currentline, message), 0)
+      local file = info.source:match "^@(.*)$" or info.short_src -- whole: short_src cuts long paths
+      error(("%s:%d: %s"):format(file, info.currentline, message), 0)
     end
     level = level + 1
   end

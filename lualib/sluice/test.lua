@@ -105,7 +105,7 @@ local function place()
     local info = debug.getinfo(level, "Sl")
     if not info then break end
     if info.currentline > 0 and info.source:sub(1, #library) ~= library then
-      return info.short_src, info.currentline
+      return info.source:match "^@(.*)$" or info.short_src, info.currentline
     end
   end
 end
