@@ -754,6 +754,49 @@ scripted("every way out gives back the place and the line", function(t, make)
   t.ok(model.calls > 20, model.calls)
 end)
 
+scripted("failsafe-go: cancelled while a retry is pending, while waiting for a place, for a rate", function(t, make)
+  local model = make { { err = "rate_limited", retry_after = 30 }, { text = "never" }, retry = RETRY }
+  local began = task.now()
+  task.group(function(g)
+    local call = g:spawn(model.ask, model, "x")
+    task.sleep(1)
+    call:cancel()
+  end)
+  t.near(task.now() - began, 1, 1e-5)
+  t.eq({ model.calls, model.limiter:left().concurrency }, { 1, 5 })
+
+  local busy = make { { text = "ok", wait = 10 }, limit = { concurrency = 1 } }
+  local second
+  task.group(function(g)
+    g:spawn(busy.ask, busy, "x")
+    local waiter = g:spawn(busy.ask, busy, "y")
+    g:spawn(function()
+      busy:ask "z"
+      second = task.now()
+    end)
+    task.sleep(1)
+    waiter:cancel()
+    began = task.now()
+  end)
+  t.near(second - began, 19, 1e-3)
+  t.eq({ busy.calls, busy.limiter:left().concurrency }, { 2, 1 })
+end)
+
+scripted("failsafe-go: the inner deadline ends the attempt, the outer one the whole", function(t, make)
+  local model = make { { wait = 100, text = "late" }, timeout = { first_token = 0, total = 0 } }
+  local began = task.now()
+  local err = t.raises({ kind = "timeout", phase = "deadline" }, task.deadline, 10, function()
+    local _, inner = pcall(task.deadline, 2, model.ask, model, "x")
+    t.eq({ inner.kind, task.now() - began }, { "timeout", 2 })
+    model:ask "x"
+  end)
+  t.match(err.message, "10 s")
+  t.near(task.now() - began, 10, 1e-5)
+  err = t.raises({ kind = "timeout", phase = "deadline" }, task.deadline, 3, task.deadline, 20, model.ask, model, "x")
+  t.match(err.message, "3 s")
+  t.eq(model.breaker:counts().calls, 0, "neutral all three times")
+end)
+
 -- Options -------------------------------------------------------------------------------------------
 
 T.test("options", function(t)
