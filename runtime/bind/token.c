@@ -20,12 +20,12 @@
 
 struct box {
   struct token token;
-  struct list waiting;
+  struct task *flight; /* the refresh under way, or the last one; those who wait join it */
   lua_Integer refreshed, failed;
 };
 
 /* User values. */
-enum { NAME = 1, FETCH, VALUE, FAILURE };
+enum { NAME = 1, FETCH, VALUE, FAILURE, FLIGHT };
 
 static struct box *check_box(lua_State *L) {
   return luaL_checkudata(L, 1, TOKEN_TYPE);
@@ -40,9 +40,9 @@ static const char *name_of(lua_State *L) {
 
 static struct box *push_box(lua_State *L) {
   luaL_checkstring(L, 1);
-  struct box *b = lua_newuserdatauv(L, sizeof *b, FAILURE);
+  struct box *b = lua_newuserdatauv(L, sizeof *b, FLIGHT);
   token_init(&b->token);
-  list_init(&b->waiting);
+  b->flight = NULL;
   b->refreshed = b->failed = 0;
   luaL_setmetatable(L, TOKEN_TYPE);
   lua_pushvalue(L, 1);
@@ -81,6 +81,7 @@ static int64_t span(lua_State *L, int index, int64_t absent) {
   return s >= ENDLESS_S ? TOKEN_ENDLESS : s <= 0 ? 0 : (int64_t)(s * 1e6);
 }
 
+/* The value at `first`, and its times behind it. Allocates nothing. */
 static bool take_value(lua_State *L, struct box *b, int first) {
   if (lua_isnil(L, first)) return false;
   int64_t left_us = span(L, first + 1, TOKEN_ENDLESS);
@@ -88,44 +89,53 @@ static bool take_value(lua_State *L, struct box *b, int first) {
   if (left_us == TOKEN_ENDLESS) life_us = TOKEN_ENDLESS;
   if (interval_us == TOKEN_ENDLESS) interval_us = 0;
   int64_t now_us = loop_refresh_us();
-  if (token_settle(&b->token, now_us, life_us, left_us, interval_us, loop_random_unit())) {
-    lua_pushvalue(L, first);
-    lua_setiuservalue(L, 1, VALUE);
-    lua_pushnil(L);
-    lua_setiuservalue(L, 1, FAILURE);
-    token_notice(&b->token, now_us, loop_wall_us());
-    return true;
-  }
-  lua_settop(L, 1);
+  if (!token_settle(&b->token, now_us, life_us, left_us, interval_us, loop_random_unit()))
+    return false;
+  token_notice(&b->token, now_us, loop_wall_us());
+  lua_pushvalue(L, first);
+  lua_setiuservalue(L, 1, VALUE);
   lua_pushnil(L);
-  raise_push(L, ERR_AUTH, "refresh", "%s: the new token has ended already", name_of(L));
-  lua_pushboolean(L, 1);
-  lua_pushnil(L);
-  return false;
+  lua_setiuservalue(L, 1, FAILURE);
+  b->refreshed++;
+  return true;
 }
 
-/* The stack: the token, a message handler, and what fetch gave. */
+/* The stack: the token, a message handler, and what fetch gave. First what cannot fail, then the
+** words. */
 static int refreshed(lua_State *L, int status, lua_KContext ctx) {
   (void)ctx;
   struct box *b = check_box(L);
-  if (status != LUA_OK && status != LUA_YIELD) {
-    guard_translate_error(L, status);
+  bool raised = status != LUA_OK && status != LUA_YIELD;
+  if (raised) {
     lua_pushnil(L);
     lua_insert(L, 3); /* nil, error */
   }
   lua_remove(L, 2);
   lua_settop(L, 5);
-  if (take_value(L, b, 2)) {
-    b->refreshed++;
-  } else {
-    int64_t hold_us = span(L, 5, 0);
+  bool came = !lua_isnil(L, 2), taken = take_value(L, b, 2);
+  if (!taken) {
+    int64_t hold_us = came ? 0 : span(L, 5, 0);
     if (hold_us == TOKEN_ENDLESS) hold_us = 0;
-    lua_pushvalue(L, 3);
-    lua_setiuservalue(L, 1, FAILURE);
-    token_fail(&b->token, loop_refresh_us(), lua_toboolean(L, 4), hold_us, loop_random_unit());
+    bool lasting = came || lua_toboolean(L, 4);
+    token_fail(&b->token, loop_refresh_us(), lasting, hold_us, loop_random_unit());
     b->failed++;
+    lua_pushvalue(L, 3);
+    if (came) {
+      lua_pop(L, 1);
+      lua_pushnil(L);
+    }
+    lua_setiuservalue(L, 1, FAILURE);
   }
-  waitq_wake_all(&b->waiting);
+  if (taken) return 0;
+  if (came) {
+    raise_push(L, ERR_AUTH, "refresh", "%s: the new token has ended already", name_of(L));
+  } else if (raised) {
+    lua_settop(L, 3);
+    guard_translate_error(L, status);
+  } else {
+    return 0;
+  }
+  lua_setiuservalue(L, 1, FAILURE);
   return 0;
 }
 
@@ -140,9 +150,18 @@ static int refresh_main(lua_State *L) {
 static void begin(lua_State *L, struct box *b) {
   lua_pushcfunction(L, refresh_main);
   lua_pushvalue(L, 1);
-  task_spawn(L, bind_service_scope(), 1);
-  lua_pop(L, 1);
+  b->flight = task_spawn(L, bind_service_scope(), 1);
+  lua_setiuservalue(L, 1, FLIGHT);
   token_begin(&b->token);
+}
+
+/* A refresh whose task found no memory to run in has ended without a word. */
+static void notice_crash(lua_State *L, struct box *b) {
+  if (!b->token.in_flight || b->flight->state != TASK_DONE) return;
+  token_fail(&b->token, loop_refresh_us(), false, 0, loop_random_unit());
+  b->failed++;
+  lua_pushnil(L);
+  lua_setiuservalue(L, 1, FAILURE);
 }
 
 /* ---- asking
@@ -156,7 +175,9 @@ static int give(lua_State *L, const struct box *b) {
 
 /* Everybody gets an error of their own: who catches it may write into it. */
 static int raise_failure(lua_State *L) {
-  if (lua_getiuservalue(L, 1, FAILURE) != LUA_TTABLE) return lua_error(L);
+  int type = lua_getiuservalue(L, 1, FAILURE);
+  if (type == LUA_TNIL) return luaL_error(L, "%s: not enough memory", name_of(L));
+  if (type != LUA_TTABLE) return lua_error(L);
   int original = lua_gettop(L);
   lua_newtable(L);
   for (lua_pushnil(L); lua_next(L, original) != 0;) {
@@ -173,7 +194,8 @@ static int raise_failure(lua_State *L) {
 /* A refresh that was waited for has ended, or patience has; `ctx` is the generation there was. */
 static int waited(lua_State *L, int status, lua_KContext ctx) {
   (void)status;
-  const struct box *b = check_box(L);
+  struct box *b = check_box(L);
+  notice_crash(L, b);
   bool renewed = b->token.generation != (uint64_t)ctx;
   if (renewed || token_state(&b->token, loop_refresh_us()) != TOKEN_EXPIRED) return give(L, b);
   if (task_running()->wake == WAKE_TIMEOUT)
@@ -184,9 +206,9 @@ static int waited(lua_State *L, int status, lua_KContext ctx) {
 static int wait_for(lua_State *L, struct box *b, int64_t until_us) {
   lua_KContext ctx = (lua_KContext)b->token.generation;
   if (!b->token.in_flight) begin(L, b);
-  if (until_us != LOOP_NEVER)
-    return task_park_queue(L, &b->waiting, name_of(L), until_us, ctx, waited);
-  list_append(&b->waiting, &task_running()->queue);
+  struct list *waiting = &b->flight->joiners;
+  if (until_us != LOOP_NEVER) return task_park_queue(L, waiting, name_of(L), until_us, ctx, waited);
+  list_append(waiting, &task_running()->queue);
   struct wait w = {.what = name_of(L), .undo = task_undo_queue, .subject = b, .external = true};
   return task_park(L, &w, ctx, waited);
 }
@@ -204,6 +226,7 @@ static int token_get(lua_State *L) {
   if (plain && token_is_fresh(t, now_us)) return give(L, b);
   int64_t least_us = plain ? 0 : bind_check_seconds(L, 2), until_us = LOOP_NEVER;
   if (!lua_isnoneornil(L, 3)) until_us = now_us + bind_check_seconds(L, 3);
+  notice_crash(L, b);
   switch (token_step(t, now_us, least_us)) {
   case TOKEN_FAILED:
     return raise_failure(L);
