@@ -63,7 +63,9 @@ static void on_owner_end(struct handle *h) {
 static char *check_word(lua_State *L, int index, const char *what) {
   size_t len;
   const char *word = lua_type(L, index) == LUA_TSTRING ? lua_tolstring(L, index, &len) : NULL;
-  if (word == NULL) return (char *)(intptr_t)luaL_error(L, "%s must be a string, got %s", what, luaL_typename(L, index));
+  if (word == NULL)
+    return (char *)(intptr_t)luaL_error(L, "%s must be a string, got %s", what,
+                                        luaL_typename(L, index));
   if (strlen(word) != len) luaL_error(L, "%s holds a NUL byte", what);
   return (char *)(uintptr_t)word; /* posix_spawn takes char * and does not write */
 }
