@@ -77,13 +77,17 @@ local function raise_failure(self)
   errors.raise(self.failure)
 end
 
+--- Counts that came beside the last pieces of text; what comes later stands, field by field.
+local function take_usage(self)
+  local raw = self.handle:take_usage()
+  if not raw then return end
+  local ok, decoded = pcall(json.decode, raw)
+  local counts = ok and usage_of.openai(decoded)
+  if counts then self.assembler:feed { type = "usage", usage = counts } end
+end
+
 local function conclude(self)
-  local raw = self.handle:take_usage() -- cumulative, from beside the last pieces of text
-  if raw then
-    local ok, decoded = pcall(json.decode, raw)
-    local counts = ok and usage_of.openai(decoded)
-    if counts then self.assembler:feed { type = "usage", usage = counts } end
-  end
+  take_usage(self)
   local events, failure = self.assembler:finish()
   if failure then return fail(self, failure) end
   push_all(self, events)
@@ -98,12 +102,13 @@ local function take(self, name, data, id)
   if failure then return fail(self, failure) end
   local assembler = self.assembler
   local deltas = self.event { event = name, data = data, id = id }
+  local counted, content = false, false
   for i = 1, #deltas do
     local delta = deltas[i]
     if delta.type == "done" then -- conclude() hands out what is left, after the usage
       assembler.over = true
     else
-      if delta.type == "usage" then self.handle:take_usage() end -- older than this one
+      if delta.type == "usage" then take_usage(self) end
       local events
       events, failure = assembler:feed(delta)
       push_all(self, events)
@@ -112,11 +117,12 @@ local function take(self, name, data, id)
         if not self.ttft then self.ttft = core.now() - self.started end
       end
       if failure then return fail(self, failure) end
-      if delta.type == "usage" and assembler:complete() then self.counted = true end
+      if delta.type == "usage" then counted = true
+      elseif CONTENT[delta.type] or delta.type == "tool" then content = true end
     end
   end
   -- some send no terminator: with the finish and the counts there is nothing left to wait for
-  if assembler:done() or self.counted then return conclude(self) end
+  if assembler:done() or counted and not content and assembler:complete() then return conclude(self) end
   if not self.hurried and assembler:complete() then
     self.hurried = true
     self.handle:hurry(AFTER_FINISH)

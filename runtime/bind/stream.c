@@ -232,7 +232,7 @@ static int push_end(lua_State *L, struct http_stream *s, enum stream_next how) {
 
 /* True: results are pushed, *n of them. False: nothing is there yet. */
 static bool pull_once(lua_State *L, struct http_stream *s, int *n) {
-  if (s->closed) luaL_error(L, "the stream is closed");
+  if (s->closed && !s->halted) luaL_error(L, "the stream is closed");
   if (s->has_pending) {
     s->has_pending = false;
     lua_getiuservalue(L, 1, UV_PENDING);
@@ -414,6 +414,7 @@ static int drain_k(lua_State *L, int status, lua_KContext ctx) {
 static int stream_drain(lua_State *L) {
   struct http_stream *s = check_stream(L);
   s->stream.discard = true;
+  s->halted = true; /* who reads on finds the end */
   transfer_resume(&s->stream.transfer); /* the brake may have held what is to be read to the end */
   stream_hurry(L);
   if (!s->closed && !s->stream.transfer.done) task_check(L);

@@ -371,6 +371,37 @@ T.test("anthropic: no message_stop is no end, however it stopped", function(t)
   breaks(t, "anthropic", S.A_START, { kind = "protocol" }, "")
 end)
 
+-- Providers of one's own -----------------------------------------------------------------------------------------------
+
+T.test("text, finish and end in one event", function(t)
+  sluice.provider {
+    name = "lines", keyless = true, base_url = "http://127.0.0.1:1",
+    request = function(call) return { method = "POST", path = "/generate", headers = {}, body = { prompt = call.prompt } } end,
+    event = function(ev)
+      local said = sluice.json.decode(ev.data)
+      local deltas = { { type = "text", text = said.response } }
+      if said.done then
+        deltas[2] = { type = "usage", usage = { input_tokens = 1, output_tokens = 2 } }
+        deltas[3] = { type = "finish", reason = "stop" }
+        deltas[4] = { type = "done" }
+      end
+      return deltas
+    end,
+  }
+  local bytes = S.sse '{"response":"a"}' .. S.sse '{"response":"b"}' .. S.sse '{"response":"c","done":true}' .. S.sse '{"response":"no"}'
+  for _, cut in ipairs { false, 1 } do
+    local server <close> = S.start(function(_, res) send(res, bytes, cut) end)
+    local model = S.model(server, { provider = "lines", base_url = server.url, limit = { concurrency = 1 } })
+    t.eq(S.collect(model:stream("x"):text()), { "a", "b", "c" })
+    t.eq((joined_text(model)), "abc")
+    t.eq(select(2, all_events(model)).usage.total_tokens, 3)
+    t.eq(model:ask("x").text, "abc")
+  end
+  local alone <close> = S.start(function(_, res) send(res, S.sse '{"response":"all of it","done":true}') end)
+  local model = S.model(alone, { provider = "lines", base_url = alone.url })
+  t.eq(S.collect(model:stream("x"):text()), { "all of it" })
+end)
+
 -- Reading in other ways ----------------------------------------------------------------------------------------------
 
 T.test("text(), events() and reply() may follow each other", function(t)
