@@ -222,4 +222,28 @@ return sluice.token.oauth { url = "http://127.0.0.1:%s/token", client_id = "me",
   t.match(kept, '"token":"shared%-1"')
 end)
 
+T.test("docs/secrets.md: every block of Lua compiles, and names only options that exist", function(t)
+  local blocks = 0
+  for block in T.read "docs/secrets.md":gmatch "```lua\n(.-)```" do
+    blocks = blocks + 1
+    t.ok(load(block) or load("return " .. block), block)
+  end
+  t.ok(blocks >= 6)
+  -- run the examples that make something, under --mock: a wrong option would be an error
+  local made = { "local sluice = require 'sluice'; local corp = sluice.token.static 'x'; local _" }
+  for block in T.read "docs/secrets.md":gmatch "```lua\n(.-)```" do
+    for call in block:gmatch "sluice%.%l+%.%l+ ?%b{}" do
+      if not call:find "http%.request" then made[#made + 1] = "_ = " .. call end
+    end
+  end
+  for call in T.read "docs/secrets.md":gmatch "`(sluice%.token%.%l+ %b{})`" do
+    if not call:find "{ …" then made[#made + 1] = "local value = 'x'; _ = " .. call end
+  end
+  t.ok(#made >= 6, #made)
+  local r = C.run({ C.sluice, "run", "--mock", "-q", write("docs.lua", table.concat(made, "\n")) },
+    { env = { CREDENTIALS_DIRECTORY = "/nowhere" } })
+  t.eq(r.stderr, "")
+  t.eq(r.code, 0)
+end)
+
 T.done()
