@@ -205,6 +205,17 @@ T.test("a small request does not overtake a large one that was there before", fu
   t.eq(order, { 1, 2, 3 })
 end)
 
+T.test("what is free at once is no use to a newcomer while others wait", function(t)
+  local l = make { rpm = 6000, tpm = 6000, burst = 10 }
+  take(l, 1000)
+  task.group(function(g)
+    g:spawn(take, l, 500)
+    task.yield()
+    t.eq(l:try(0, 0), nil)
+  end)
+  t.ok(l:try(0, 0)):refund()
+end)
+
 T.test("who would wait for too long is told so at once", function(t)
   local l = make { rpm = 60, burst = 1 }
   take(l)
@@ -448,7 +459,7 @@ T.test("a request from before a limit was learnt settles nothing on it", functio
   local before = take(l, 1000, 1000)
   task.sleep(0.001)
   l:learn(openai { ["limit-tokens"] = 6000, ["remaining-tokens"] = 100 })
-  before:settle(1, 1)
+  before:settle(5000, 1)
   t.near(l:left().tokens, 100, 1)
 end)
 

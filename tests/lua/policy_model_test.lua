@@ -215,6 +215,20 @@ T.test("wire: the place of a stream is given back by C when its group ends", fun
   t.eq(model.limiter:left().concurrency, 1)
 end)
 
+T.test("wire: a stream that is left early has used what C has handed out", function(t)
+  local server <close> = listen(function(_, _, res)
+    for _ = 1, 100 do res:event(chunk(("word "):rep(20))) end
+    task.sleep(30)
+  end)
+  local model = model_of(server, { limit = { otpm = 600, burst = 3000 }, defaults = { max_tokens = 20000 } })
+  local got = 0
+  for text in model:stream("x"):text() do
+    got = got + #text
+    if got >= 4000 then break end
+  end
+  t.near(30000 - model.limiter:left().output_tokens, got / 4 * 1.1, 10)
+end)
+
 T.test("wire: a refused connection is the network's fault; what was charged comes back", function(t)
   local server = listen(function() end)
   local model = model_of(server, { retry = { attempts = 2, base = 0.001 }, limit = { rpm = 60, tpm = 6000 } })
@@ -321,6 +335,16 @@ scripted("a timeout.total of 0 is none, for retries, too", function(t, make)
   local model = make { { err = "server", wait = 500 }, { text = "late", wait = 500 }, retry = RETRY,
     timeout = { total = 0, first_token = 0 } }
   t.eq(model:ask("x").text, "late")
+end)
+
+scripted("a second attempt waits for no rate that timeout.total has no time for", function(t, make)
+  local model = make { { err = "server", wait = 5 }, { text = "late" }, retry = { attempts = 2, base = 0 },
+    limit = { rpm = 3, burst = 1 }, timeout = { total = 18 } }
+  local began = task.now()
+  local err = t.raises("throttled", model.ask, model, "x")
+  t.match(err.message, "in 15 s, and timeout%.total leaves 13 s")
+  t.near(task.now() - began, 5, 1e-3)
+  t.eq({ err.cause.kind, #err.attempts }, { "server", 2 })
 end)
 
 scripted("what was waited for a place is not on the clock of the call", function(t, make)

@@ -98,6 +98,7 @@ T.test("Polly: no overflow, no negative delay, no NaN at any attempt", function(
       for _, random in ipairs { 0, 0.5, 0.999999 } do
         local delay = retry.delay(err "server", n, { attempts = math.maxinteger, base = base, cap = 30 }, random)
         t.ok(delay == delay and delay >= 0 and delay <= 30, ("%d %g %g: %s"):format(n, base, random, delay))
+        if base == 0 then t.eq(delay, 0) end
       end
     end
   end
