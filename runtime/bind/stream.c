@@ -414,7 +414,7 @@ static int drain_k(lua_State *L, int status, lua_KContext ctx) {
 static int stream_drain(lua_State *L) {
   struct http_stream *s = check_stream(L);
   s->stream.discard = true;
-  s->halted = true; /* who reads on finds the end */
+  s->halted = true;                     /* who reads on finds the end */
   transfer_resume(&s->stream.transfer); /* the brake may have held what is to be read to the end */
   stream_hurry(L);
   if (!s->closed && !s->stream.transfer.done) task_check(L);

@@ -137,7 +137,7 @@ local MUTATIONS = {
 
 local function mutated(s)
   for _ = 1, random(2) do s = MUTATIONS[random(#MUTATIONS)](s) end
-  if random() < 0.02 and not s:find "content_block" then s = s:gsub("}$", ',"object":"error"}') end
+  if random() < 0.02 and s:find '"choices": ?%[{' then s = s:gsub("}$", ',"object":"error"}') end
   return (s:gsub("[\r\n]", " ")) -- one data line
 end
 
