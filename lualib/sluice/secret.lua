@@ -29,6 +29,15 @@ local secret = {
   scrub = core.scrub,
 }
 
+-- Who reveals a secret may have a reason; with debug logs it can be seen where.
+core.on_reveal(function(name)
+  local log = require "sluice.log"
+  if not log.enabled "debug" then return end
+  local info = debug.getinfo(3, "Sl") -- this function, reveal, who called it
+  log.debug("a secret was revealed",
+    { name = name, at = info and ("%s:%d"):format(info.short_src, info.currentline) or nil })
+end)
+
 --- The value of an environment variable. Raises `auth` when it is unset or empty (not under --mock,
 --- which needs no key); what the shell adds at the end (a line break, blanks) is removed.
 ---@param name string

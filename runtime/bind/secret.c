@@ -34,6 +34,7 @@ struct secret {
 enum { NAME = 1, SOURCE, LATEST };
 
 static struct list all = {&all, &all};
+static const char on_reveal; /* a key of the registry */
 
 /* ---- making
  * ---------------------------------------------------------------------------------------- */
@@ -216,22 +217,40 @@ static int push_text(lua_State *L, int index) {
   return 1;
 }
 
-static int reveal_k(lua_State *L, int status, lua_KContext ctx) {
+static int text_k(lua_State *L, int status, lua_KContext ctx) {
   (void)status, (void)ctx;
   settle(L);
   return push_text(L, 1);
 }
 
-/* secret:reveal() -> the text. May wait, when it is live. */
-static int reveal(lua_State *L) {
+/* core.text(secret) -> the text, for the library's own use. May wait, when it is live. */
+static int text(lua_State *L) {
   struct secret *s = check_secret(L, 1);
   lua_settop(L, 1);
   if (!s->live) return push_text(L, 1);
   lua_getiuservalue(L, 1, SOURCE);
   lua_getfield(L, 2, "get");
   lua_insert(L, 2);
-  lua_callk(L, 1, 2, 0, reveal_k);
-  return reveal_k(L, LUA_OK, 0);
+  lua_callk(L, 1, 2, 0, text_k);
+  return text_k(L, LUA_OK, 0);
+}
+
+/* secret:reveal() -> the text, for scripts: it is told to who wants to know. */
+static int reveal(lua_State *L) {
+  check_secret(L, 1);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &on_reveal) == LUA_TFUNCTION) {
+    lua_getiuservalue(L, 1, NAME);
+    lua_call(L, 1, 0);
+  }
+  return text(L);
+}
+
+/* core.on_reveal(f): f(name) is called whenever a script reveals a secret. */
+static int set_on_reveal(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &on_reveal);
+  return 0;
 }
 
 /* core.same(a, b): two secrets (or strings) of the same bytes; takes as long whatever they are. */
@@ -355,11 +374,20 @@ int luaopen_sluice_core_secret(lua_State *L) {
       {"reveal", reveal}, {"name", name},       {"__tostring", to_string},
       {"__gc", wipe},     {"__concat", refuse}, {"__len", refuse},
       {"__lt", refuse},   {"__le", refuse},     {NULL, NULL}};
-  static const luaL_Reg functions[] = {
-      {"new", new_secret},  {"live", new_live}, {"prefixed", prefixed},
-      {"basic", basic},     {"is", is_secret},  {"source", source},
-      {"current", current}, {"same", same},     {"fingerprint", fingerprint},
-      {"scrub", scrub},     {"redact", redact}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"new", new_secret},
+                                       {"live", new_live},
+                                       {"prefixed", prefixed},
+                                       {"basic", basic},
+                                       {"is", is_secret},
+                                       {"source", source},
+                                       {"current", current},
+                                       {"text", text},
+                                       {"on_reveal", set_on_reveal},
+                                       {"same", same},
+                                       {"fingerprint", fingerprint},
+                                       {"scrub", scrub},
+                                       {"redact", redact},
+                                       {NULL, NULL}};
   luaL_newmetatable(L, SECRET_TYPE);
   luaL_setfuncs(L, methods, 0);
   lua_pushvalue(L, -1);

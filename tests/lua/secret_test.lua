@@ -62,6 +62,19 @@ T.test("a secret that is collected is looked for no more", function(t)
   t.eq(secret.scrub("x gone-" .. CANARY), "x gone-" .. CANARY)
 end)
 
+T.test("revealing is logged at level debug, with the place; the library's own uses are not", function(t)
+  local lines = {}
+  sluice.log.configure { level = "debug", write = function(line) lines[#lines + 1] = line end }
+  local s = secret.literal(CANARY, "mine")
+  s:reveal()
+  core.text(s)
+  secret.prefixed("x", s)
+  sluice.log.configure { level = "error", write = false }
+  s:reveal()
+  t.eq(#lines, 1)
+  t.match(lines[1], "debug a secret was revealed  at=%S*secret_test.lua:%d+ name=mine$")
+end)
+
 T.test("from the environment", function(t)
   t.eq(secret.env "LC_ALL":reveal(), "C")
   t.eq(tostring(secret.env "LC_ALL"), "<secret env LC_ALL>")

@@ -1,6 +1,7 @@
 -- Shortage of memory under tokens, secrets and child processes: the first, second, third … allocation fails.
 -- Nobody waits for ever, nothing is left behind, and the next one who asks is served.
 -- timeout: 180
+-- modes: asan
 local T = require "harness"
 local sluice = require "sluice"
 local core = require "sluice.core.task"

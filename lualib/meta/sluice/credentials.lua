@@ -7,7 +7,7 @@
 ---@class sluice.Secret : userdata
 local Secret = {}
 
----The text itself, where that is really meant. Waits when the secret comes from a vault and has not been read.
+---The text itself, where that is really meant; a log line of level debug says where. Waits when the secret comes from a vault and has not been read.
 ---@async
 ---@return string
 function Secret:reveal() end

@@ -45,6 +45,16 @@ function secret.source(value) end
 ---@return integer? generation  nil: it never changes
 function secret.current(value) end
 
+--- The text, for the library's own use; scripts call secret:reveal(), which is logged at level debug.
+---@async
+---@param value sluice.Secret
+---@return string
+function secret.text(value) end
+
+--- `f(name)` is called whenever a script reveals a secret.
+---@param f fun(name: string)
+function secret.on_reveal(f) end
+
 --- The same bytes? Takes as long whatever they are.
 ---@param a sluice.Secret|string
 ---@param b sluice.Secret|string

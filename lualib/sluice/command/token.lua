@@ -94,7 +94,7 @@ end
 local function print_token(stdout, source, name, opts)
   local token = require "sluice.token"
   local value = token.is(source) and source:get(opts.min_life) or source
-  local text = value:reveal()
+  local text = require "sluice.core.secret".text(value)
   local left = token.is(source) and source:state().left or nil
   if opts.json then text = as_json(name, text, left) end
   local ok, why = stdout:write(text, "\n")

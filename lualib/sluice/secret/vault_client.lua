@@ -127,7 +127,7 @@ end
 -- The login ----------------------------------------------------------------------------------------
 
 local function text_of(value)
-  return core.is(value) and value:reveal() or value
+  return core.is(value) and core.text(value) or value
 end
 
 --- The value and life of { auth = { client_token, lease_duration, renewable } }.
@@ -185,7 +185,7 @@ function LOGIN.token(self)
   local ok, answer = pcall(with_retries, self, "GET", "auth/token/lookup-self", nil, token)
   if not ok and not (errors.is(answer) and answer.status == 403) then error(answer, 0) end
   local data = ok and type(answer.data) == "table" and answer.data or {}
-  return { auth = { client_token = token:reveal(), lease_duration = data.ttl, renewable = data.renewable } }
+  return { auth = { client_token = core.text(token), lease_duration = data.ttl, renewable = data.renewable } }
 end
 
 local function new_login(self)

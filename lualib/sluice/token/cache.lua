@@ -142,7 +142,7 @@ function Cache:renew(entry, ask)
   local value, left, life, interval, keep = ask(entry and entry.keep)
   if life or keep then -- an endless value needs no sharing
     local now = sys.wall()
-    self:write { token = life and value:reveal() or nil, issued_at = now + (left or 0) - (life or 0),
+    self:write { token = life and secrets.text(value) or nil, issued_at = now + (left or 0) - (life or 0),
       expires_at = now + (left or 0), refresh_in = interval, keep = keep,
       serial = (entry and tonumber(entry.serial) or 0) + 1 }
   end

@@ -57,7 +57,7 @@ local function form(fields)
   table.sort(names)
   for _, name in ipairs(names) do
     local value = fields[name]
-    if secrets.is(value) then value = value:reveal() end
+    if secrets.is(value) then value = secrets.text(value) end
     parts[#parts + 1] = encode(name) .. "=" .. encode(tostring(value))
   end
   return table.concat(parts, "&")
@@ -214,7 +214,7 @@ local function refresh_grant(o)
       sent = secrets.new(o.name .. " refresh token", rotated)
     end
     memory.refresh_token, memory.origin = sent, origin
-    life.keep = { refresh_token = secrets.is(sent) and sent:reveal() or sent, origin = origin }
+    life.keep = { refresh_token = secrets.is(sent) and secrets.text(sent) or sent, origin = origin }
     return value, life
   end
 end
