@@ -11,7 +11,7 @@
 ---@field model string                     as the provider names it
 ---@field base_url? string                 with /v1 for the OpenAI protocol, without for Anthropic; default the provider's own
 ---@field protocol? "openai"|"anthropic"   default the provider's own
----@field auth? string|sluice.Secret       a key, a secret or a token source; default the provider's usual environment variable
+---@field auth? string|sluice.Secret|sluice.Token|fun(old: sluice.Secret?): string|sluice.Secret, sluice.TokenLife?  a key, a secret, a token source, or a function that gives a key when one is needed; default the provider's usual environment variable
 ---@field headers? table<string, string|sluice.Secret>  sent with every request
 ---@field timeout? sluice.TimeoutOptions
 ---@field retry? sluice.RetryOptions|false  false: one attempt
