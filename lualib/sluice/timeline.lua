@@ -9,7 +9,7 @@
 local core = require "sluice.core.task"
 local errors = require "sluice.errors"
 
-local EVENTS_MAX = 1000 -- kept; later ones are only counted
+local EVENTS_MAX = 1000 -- the latest are kept, at least so many
 local WORDS_MAX = 160   -- bytes of a failure's words
 
 ---@class sluice.TimelineEvent
@@ -31,7 +31,7 @@ local timeline = {
 --- Begins to record.
 ---@return sluice.Timeline
 function timeline.start()
-  timeline.on = setmetatable({ events = {}, calls = 0, dropped = 0, started = core.now() }, Timeline)
+  timeline.on = setmetatable({ events = {}, calls = 0, forgotten = 0, started = core.now() }, Timeline)
   return timeline.on
 end
 
@@ -44,11 +44,13 @@ function timeline.stop()
 end
 
 local function add(self, call, who, what)
-  if #self.events >= EVENTS_MAX then
-    self.dropped = self.dropped + 1
-    return
+  local events = self.events
+  if #events >= 2 * EVENTS_MAX then -- the latest are what one looks for
+    table.move(events, EVENTS_MAX + 1, #events, 1)
+    for i = #events, EVENTS_MAX + 1, -1 do events[i] = nil end
+    self.forgotten = self.forgotten + EVENTS_MAX
   end
-  self.events[#self.events + 1] = { at = core.now() - self.started, call = call, who = who,
+  events[#events + 1] = { at = core.now() - self.started, call = call, who = who,
     what = errors.one_line(what, 2 * WORDS_MAX) }
 end
 
@@ -199,19 +201,20 @@ local function plural(n, word)
 end
 
 --- The events, one a line, oldest first.
----@param most? integer lines
+---@param most? integer  lines: the last ones of them
 ---@return string[]
 function Timeline:lines(most)
-  local width, lines = 0, {}
-  for _, event in ipairs(self.events) do width = math.max(width, utf8.len(event.who) or #event.who) end
-  for i, event in ipairs(self.events) do
-    if most and i > most then break end
-    local number = self.calls > 1 and ("%4d"):format(event.call) or ""
+  local events, width, lines = self.events, 0, {}
+  local from = math.max(1, most and #events - most + 1 or 1)
+  local before = from - 1 + self.forgotten
+  if before > 0 then lines[1] = ("… %d before these"):format(before) end
+  for _, event in ipairs(events) do width = math.max(width, utf8.len(event.who) or #event.who) end
+  for i = from, #events do
+    local event = events[i]
+    local number = self.calls > 1 and ("%5d"):format(event.call) or ""
     local pad = (" "):rep(width - (utf8.len(event.who) or #event.who))
-    lines[i] = ("%9.3f s%s  %s%s  %s"):format(event.at, number, event.who, pad, event.what)
+    lines[#lines + 1] = ("%9.3f s%s  %s%s  %s"):format(event.at, number, event.who, pad, event.what)
   end
-  local left = #self.events - #lines + self.dropped
-  if left > 0 then lines[#lines + 1] = ("… and %d more"):format(left) end
   return lines
 end
 
