@@ -1,9 +1,8 @@
 /*
 ** A shortcut for streams whose events differ only in their text, as those of most providers do. The
 ** bytes before and after the text of one event, which the full parsers have checked, are
-*remembered;
-** later bytes that are the same around a string are the same event with another text. Answers yes
-*only when that is certain; a "no" means: look properly.
+** remembered; later bytes that are the same around a string are the same event with another text.
+** Answers yes only when that is certain; a "no" means: look properly.
 */
 #ifndef SLUICE_BASE_MEMO_H
 #define SLUICE_BASE_MEMO_H

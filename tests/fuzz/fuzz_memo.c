@@ -67,7 +67,8 @@ static bool read_one(struct reader *r) {
   if (sse_next(&r->sse, &ev) != 1) return false;
   bool plain = r->anthropic
                    ? delta_anthropic(ev.event, ev.event_len, ev.data, ev.data_len, &d, &r->scratch)
-                   : delta_openai(ev.data, ev.data_len, &d, &r->scratch);
+                   : !(ev.event_len == 5 && memcmp(ev.event, "error", 5) == 0) &&
+                         delta_openai(ev.data, ev.data_len, &d, &r->scratch);
   if (!plain) {
     put(r->to, "event", ev.event, ev.event_len);
     put(r->to, "data", ev.data, ev.data_len);
