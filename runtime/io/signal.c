@@ -11,9 +11,11 @@
 
 #define THIRD_INTERRUPT 3
 #define EXIT_INTERRUPTED 130
+#define EXIT_TERMINATED 143
 
 static struct {
   struct signal_hooks hooks;
+  volatile sig_atomic_t exit_code;  /* of the signal that ends the program; 0: none has come */
   volatile sig_atomic_t interrupts; /* that have come, */
   int delivered;                    /* that the loop has heard of */
   int pipe[2];
@@ -27,11 +29,13 @@ static void handle(int signo) {
   } else {
     if (signo == SIGINT) {
       sig.interrupts = sig.interrupts + 1;
+      sig.exit_code = EXIT_INTERRUPTED;
       /* The person has asked three times: nothing that may hang stands between them and the shell.
        */
       if (sig.interrupts >= THIRD_INTERRUPT) _exit(EXIT_INTERRUPTED);
       sig.hooks.on_interrupt_async(sig.interrupts);
     } else if (signo == SIGTERM) {
+      sig.exit_code = EXIT_TERMINATED;
       sig.hooks.on_interrupt_async(
           1); /* always the polite way: a supervisor has SIGKILL for more */
     }
@@ -40,6 +44,10 @@ static void handle(int signo) {
     (void)ignored; /* a full pipe already holds a wake-up */
   }
   errno = saved;
+}
+
+int signal_exit_code(void) {
+  return sig.exit_code;
 }
 
 static void on_readable(evutil_socket_t fd, short what, void *arg) {

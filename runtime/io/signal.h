@@ -19,5 +19,8 @@ struct signal_hooks {
 
 int signal_init(const struct signal_hooks *hooks); /* 0, or -1 with errno */
 void signal_close(void);
+/* What a shell shows of a program ended by the signal that came last: 130 after SIGINT, 143 after
+** SIGTERM, 0 when none has come. Async-signal-safe. */
+int signal_exit_code(void);
 
 #endif

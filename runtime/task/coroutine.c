@@ -129,14 +129,7 @@ void coroutine_mark_task(lua_State *thread) {
 static int close_thread(lua_State *L, lua_State *co) {
   struct entered record = {.from = L, .outer = entered, .closing = true};
   entered = &record;
-#if LUA_VERSION_RELEASE_NUM >= 50406
-  int status = lua_closethread(co, L);
-#elif LUA_VERSION_RELEASE_NUM == 50405
-  int status = lua_resetthread(co, L);
-#else
-  (void)L;
-  int status = lua_resetthread(co);
-#endif
+  int status = sched_close_thread(co, L);
   entered = record.outer;
   *note(co) = NULL;
   return status;

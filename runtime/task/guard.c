@@ -4,6 +4,8 @@
 #include <lauxlib.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "io/signal.h"
 #include "task/raise.h"
@@ -11,19 +13,25 @@
 
 #define HEADROOM (256u << 10) /* bytes handlers get after the ceiling was hit */
 #define ASKED_TICKS 20        /* of processor time a task gets to notice that it was asked to end */
+#define RAISED_TICKS 5        /* it gets to unwind, once an error was raised in it */
+#define HOPELESS_TICKS 50     /* after which a burst that had to end has not */
+#define EXIT_CPU 1            /* as any script that raised */
 
 static struct {
   struct guard_options options;
   size_t used, ceiling;
   bool out_of_memory;
-  uint64_t cpu_burst; /* the burst that was told to stop; 0: none */
+  uint64_t cpu_burst;    /* the burst that was told to stop; 0: none */
+  uint64_t raised_burst; /* the burst an error was raised in */
 
   /* Written by signal handlers. A verdict is on one burst: a hook that fires in a later one,
   ** because the task waited just before it could, finds nothing to do. */
-  volatile sig_atomic_t interrupted; /* the second Ctrl-C */
-  volatile sig_atomic_t asked;       /* the first one, and it has not been seen on the loop yet */
-  volatile sig_atomic_t ticks;       /* how many ticks in a row saw tick_burst */
-  volatile sig_atomic_t asked_ticks; /* how many of them came after the request */
+  volatile sig_atomic_t interrupted;  /* the second Ctrl-C */
+  volatile sig_atomic_t asked;        /* the first one, and it has not been seen on the loop yet */
+  volatile sig_atomic_t ticks;        /* how many ticks in a row saw tick_burst */
+  volatile sig_atomic_t asked_ticks;  /* how many of them came after the request, */
+  volatile sig_atomic_t raised_ticks; /* after an error was raised, */
+  volatile sig_atomic_t doomed_ticks; /* after it was to end */
   uint64_t tick_burst, asked_burst, warn_burst, stop_burst;
 } guard;
 
@@ -137,6 +145,8 @@ void guard_raise_again(lua_State *L) {
 
 /* ---- the hook -------------------------------------------------------------------------------- */
 
+static void set_hook(lua_State *L);
+
 static void warn(lua_State *L) {
   luaL_traceback(L, L, NULL, 0);
   const char *text =
@@ -146,16 +156,27 @@ static void warn(lua_State *L) {
   lua_pop(L, 2);
 }
 
-/* Acts once. Of what it raises, pcall lets go by guard_pending; code that runs on all the same,
-** such as a loop in a __close metamethod, meets the hook again at the next tick. */
+/* Raise in the running burst. pcall lets the error pass by guard_pending; code that runs on all the
+** same, such as a loop in a __close metamethod, meets the hook again at the next tick. When some
+** have passed, the hook stays, so that nothing but the way out can be run: `load`, say, keeps what
+** its reader raises for itself. */
+static void raising(lua_State *L, uint64_t burst) {
+  if (guard.raised_burst != burst) guard.raised_ticks = 0;
+  guard.raised_burst = burst;
+  if (guard.raised_ticks >= RAISED_TICKS) set_hook(L);
+}
+
 static void on_hook(lua_State *L, lua_Debug *ar) {
   (void)ar;
   uint64_t burst = sched_burst();
   lua_sethook(L, NULL, 0, 0);
-  if (guard.interrupted) raise_interrupted(L);
+  if (guard.interrupted) {
+    raising(L, burst);
+    raise_interrupted(L);
+  }
   if (guard.stop_burst == burst) {
-    guard.stop_burst = 0;
     guard.cpu_burst = burst;
+    raising(L, burst);
     raise_cpu(L);
   }
   if (guard.warn_burst == burst) {
@@ -180,6 +201,21 @@ void guard_interrupt_async(int nth) {
   set_hook(sched_running_thread());
 }
 
+/* No hook fires inside a C function (string.find can take hours), nor in the message handler of an
+** error that a hook has raised. */
+static void give_up(void) {
+  static const char text[] =
+      "sluice: cpu: a task that had to end does not come out of a call; the program ends here\n";
+  ssize_t ignored = write(STDERR_FILENO, text, strlen(text));
+  (void)ignored;
+  int code = signal_exit_code();
+  _exit(code != 0 ? code : EXIT_CPU);
+}
+
+static bool doomed(uint64_t burst) {
+  return guard.interrupted || guard.stop_burst == burst;
+}
+
 static void judge(void) {
   int64_t held_ms = (int64_t)guard.ticks * SIGNAL_CPU_TICK_MS;
   int64_t warn_ms = guard.options.warn_burst_ms, max_ms = guard.options.max_burst_ms;
@@ -187,24 +223,26 @@ static void judge(void) {
     guard.stop_burst = guard.tick_burst;
   else if (warn_ms > 0 && held_ms >= warn_ms && held_ms < warn_ms + SIGNAL_CPU_TICK_MS)
     guard.warn_burst = guard.tick_burst;
+  if (guard.raised_burst == guard.tick_burst) guard.raised_ticks = guard.raised_ticks + 1;
   if (guard.asked && guard.asked_burst == guard.tick_burst) {
     guard.asked_ticks = guard.asked_ticks + 1;
     if (guard.asked_ticks >= ASKED_TICKS) guard.interrupted = 1;
   }
+  if (!doomed(guard.tick_burst)) return;
+  guard.doomed_ticks = guard.doomed_ticks + 1;
+  if (guard.doomed_ticks >= HOPELESS_TICKS) give_up();
 }
 
 void guard_cpu_tick_async(void) {
   lua_State *L = sched_running_thread();
   if (L == NULL || sched_burst() != guard.tick_burst) {
     guard.tick_burst = sched_burst();
-    guard.ticks = 0;
+    guard.ticks = guard.doomed_ticks = 0;
   } else {
     guard.ticks = guard.ticks + 1;
     judge();
   }
-  if (guard.interrupted || guard.stop_burst == guard.tick_burst ||
-      guard.warn_burst == guard.tick_burst)
-    set_hook(L);
+  if (doomed(guard.tick_burst) || guard.warn_burst == guard.tick_burst) set_hook(L);
 }
 
 void guard_init(const struct guard_options *options) {

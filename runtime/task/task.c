@@ -39,6 +39,21 @@ int sched_resume(lua_State *co, lua_State *from, int nargs, int *nresults) {
   return status;
 }
 
+int sched_close_thread(lua_State *co, lua_State *from) {
+  lua_State *outer = sched.running_thread;
+  sched.running_thread = co;
+#if LUA_VERSION_RELEASE_NUM >= 50406
+  int status = lua_closethread(co, from);
+#elif LUA_VERSION_RELEASE_NUM == 50405
+  int status = lua_resetthread(co, from);
+#else
+  (void)from;
+  int status = lua_resetthread(co);
+#endif
+  sched.running_thread = outer;
+  return status;
+}
+
 int sched_yield_out(lua_State *L, int nresults, lua_KContext ctx, lua_KFunction k) {
   return lua_yieldk(L, nresults, ctx, k);
 }

@@ -140,6 +140,9 @@ const struct sched_stats *sched_stats(void);
 
 /* The one place that calls lua_resume; for coroutine.resume and coroutine.wrap. */
 int sched_resume(lua_State *co, lua_State *from, int nargs, int *nresults);
+/* Run the pending __close metamethods of `co`, which is dead then; its error, if any, is on its
+ * top. */
+int sched_close_thread(lua_State *co, lua_State *from);
 /* The one place that calls lua_yieldk; for task_park and for coroutine.yield. */
 int sched_yield_out(lua_State *L, int nresults, lua_KContext ctx, lua_KFunction k);
 
