@@ -39,8 +39,8 @@ end
 
 --- A chain. Steps are models, chains, functions, or tables { model, … } with these fields:
 ---   after    seconds without first content until the next step starts, too; the first to answer wins
----   on       enter the step only for these reasons: kinds of errors, "slow", "declined"
----   bigger   the step takes requests that were too long for the ones before it
+---   on       enter the step only for these reasons: kinds of errors, "slow", "declined", "context_length"
+---   bigger   the step also takes requests that were too long for the ones before it
 ---   check    function(reply) -> true, or false and why: a refused answer counts as a failure
 ---   hold     characters of a stream kept back, so that a bad start can still be swapped
 ---   name     what the step is called in replies

@@ -50,6 +50,66 @@ for path in pipe:lines() do
 end
 pipe:close()
 
+-- The scripts ---------------------------------------------------------------------------------------------
+
+T.test("scripts/fallback_test.lua passes, for the rules beside it", function(t)
+  local r = run { "scripts/fallback_test.lua" }
+  t.eq({ r.code, r.stderr }, { 0, "" }, r.stdout)
+  t.match(r.stdout, "5 passed")
+end)
+
+-- A script of scripts/ on the mock with a scenario.
+local function play(scenario, words, options)
+  local path = scenario:find "^scripts/" and scenario or T.write(T.tmpdir() .. "/scenario.lua", scenario)
+  local argv = { C.sluice, "run", "-q", "--mock=" .. path }
+  for _, word in ipairs(words) do argv[#argv + 1] = word end
+  return C.run(argv, options)
+end
+
+T.test("scripts/hedge.lua: silent for 5 s, and the small model answers", function(t)
+  local r = play("scripts/scenarios/slow.lua", { "scripts/hedge.lua", "Why?" })
+  t.eq(r.code, 0, r.stderr)
+  t.match(r.stdout, "%a")
+  t.match(r.stderr, "DeepSeek%-V3 let go after [5-9]%.%d s\n.*Qwen3%-8B answered.*degraded: siliconflow/Qwen/Qwen3%-8B %(slow%)")
+end)
+
+T.test("scripts/cached.lua: canned when nothing is kept, kept on a good day, given on a bad one", function(t)
+  local path, down, up = T.tmpdir() .. "/answers.jsonl", "scripts/scenarios/down.lua", "return { { text = 'Nine to five.', first_token = 0, gap = 0 } }"
+  local words = { "scripts/cached.lua", path, "When?" }
+  t.match(play(down, words).stdout, "^We cannot answer at the moment")
+  t.eq(play(up, words).stdout, "Nine to five.\n")
+  local r = play(down, words)
+  t.eq(r.stdout, "Nine to five.\n")
+  t.match(r.stderr, "%[kept %d+ minutes ago; overloaded%]")
+end)
+
+T.test("scripts/budgeted.lua: stops when the money is gone, exit 3", function(t)
+  local answer = "return { { text = ('word '):rep(300), first_token = 0, gap = 0 } }"
+  local prompts = T.write(T.tmpdir() .. "/prompts.txt", ("why\n"):rep(40))
+  local r = play(answer, { "scripts/budgeted.lua", "0.05", prompts })
+  t.eq(r.code, 0, r.stderr)
+  t.match(r.stderr, "40 of 40 answered; budget, used")
+  r = play(answer, { "scripts/budgeted.lua", "0.0002", prompts })
+  t.eq(r.code, 3, r.stderr)
+  local done, all = r.stderr:match "(%d+) of (%d+) answered"
+  t.ok(tonumber(done) > 0 and tonumber(done) < 40 and all == "40", r.stderr)
+  t.match(r.stderr, "%d+ not: budget")
+  t.match(r.stdout, "Qwen3%-8B") -- the cheaper one, when most was spent
+end)
+
+T.test("scripts/degrade.lua: rules that are edited between two questions", function(t)
+  local dir = T.tmpdir()
+  T.write(dir .. "/degrade.lua", T.read "scripts/degrade.lua")
+  -- the editor is the first rule itself: it answers, and puts another file in the place of its own
+  T.write(dir .. "/fallback-rules.lua", ("return { function() os.rename('%s/two.lua', '%s/fallback-rules.lua') return 'one' end }")
+    :format(dir, dir))
+  T.write(dir .. "/two.lua", "return { function() end, function() return 'two' end }")
+  local r = C.run({ C.sluice, "run", dir .. "/degrade.lua" }, { stdin = "first\n\nsecond\n" })
+  t.eq({ r.code, r.stdout }, { 0, "one\ntwo\n" }, r.stderr)
+  t.match(r.stderr, "the edited file is in force.*version=2")
+  t.match(r.stderr, "2 questions, 1 degraded answers, rules version 2")
+end)
+
 -- The command ---------------------------------------------------------------------------------------------
 
 local MIXED = [[

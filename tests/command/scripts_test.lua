@@ -9,9 +9,13 @@ local QUICK = "tests/fixtures/quick.lua" -- the mock without its pauses
 
 local SCRIPTS = {
   ["ask.lua"] = { args = { "Why is the sky blue?" }, out = "%a" },
+  ["budgeted.lua"] = { args = { "1", "LICENSE" }, out = '"model":"deepseek%-ai/DeepSeek%-V3"' },
+  ["cached.lua"] = { args = { T.tmpdir() .. "/answers.jsonl", "When are you open?" }, out = "%a" },
   ["chat.lua"] = { stdin = "hello\nand again\n", out = "%a.*\n.*%a" },
   ["compare.lua"] = { args = { "hello" }, out = "siliconflow/Qwen/Qwen3%-8B +%d" },
   ["demo.lua"] = { out = "6 answers in" },
+  ["degrade.lua"] = { stdin = "hello\nand again\n", out = "%a.*\n.*%a" },
+  ["hedge.lua"] = { args = { "Why is the sky blue?" }, out = "%a" },
   ["map-reduce.lua"] = { args = { "README.md", "What is it for?" }, out = "%a" },
   ["summarise-files.lua"] = { args = { "README.md", "LICENSE" }, out = "## README.md.*## LICENSE" },
   ["token.lua"] = { command = "token", args = { "corp" }, out = "^mock%-token%-1\n$" },

@@ -100,6 +100,19 @@ test("context_length goes to a step that says bigger, past all others", function
   t.eq({ reply.text, small.calls, reply.degraded.why, reply.degraded.step }, { "big", 0, "invalid", 4 })
 end)
 
+test("on: a step that is there for context_length only", function(t)
+  local long = t.model { { text = "long" } }
+  local steps = { failing(t, "context_length"), { long, on = { "context_length" } }, function() return "c" end }
+  t.eq(sluice.fallback(steps):ask("x").text, "long")
+  for _, kind in ipairs { "server", "overloaded" } do
+    steps[1] = failing(t, kind)
+    t.eq(sluice.fallback(steps):ask("x").text, "c")
+  end
+  steps[1] = failing(t, "invalid")
+  t.raises("invalid", asking(sluice.fallback(steps)))
+  t.eq(long.calls, 1)
+end)
+
 test("context_length without a bigger step is the caller's to mend", function(t)
   local err = t.raises("invalid", asking(sluice.fallback { failing(t, "context_length"), function() return "canned" end }))
   t.eq(err.code, "context_length")

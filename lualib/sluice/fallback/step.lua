@@ -12,7 +12,7 @@ local NEVER = { cancelled = true, deadlock = true, cpu = true, memory = true }
 -- These say that the request is at fault; only a step that names them in `on` is entered after them.
 local AT_FAULT = { invalid = true, filtered = true }
 
-local REASONS = { "slow", "declined" }
+local REASONS = { "slow", "declined", "context_length" }
 for kind in pairs(errors.KINDS) do
   if not NEVER[kind] then REASONS[#REASONS + 1] = kind end
 end
@@ -98,7 +98,9 @@ function step.enters(s, why)
   local kind = why.kind
   if NEVER[kind] then return false end
   if s.on and s.on[kind] then return true end
-  if kind == "invalid" and why.err and why.err.code == "context_length" then return s.bigger == true end
+  if kind == "invalid" and why.err and why.err.code == "context_length" then
+    return s.bigger == true or s.on ~= nil and s.on.context_length == true
+  end
   return s.on == nil and not AT_FAULT[kind]
 end
 
