@@ -1,6 +1,6 @@
 --- sluice token: a fresh token from a script, on stdout, and nothing else there.
 -- Owns: which of a script's tokens is meant, and the form it is printed in. What the script itself
--- prints goes to stderr: stdout is for `$(…)` and for programs that call this as a helper.
+-- prints goes to stderr: stdout is for `$(…)` and for programs that ask for a key.
 
 local script = require "sluice.command.script"
 
