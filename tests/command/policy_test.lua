@@ -110,6 +110,38 @@ T.test("scripts/degrade.lua: rules that are edited between two questions", funct
   t.match(r.stderr, "2 questions, 1 degraded answers, rules version 2")
 end)
 
+-- The guide -----------------------------------------------------------------------------------------------
+
+T.test("docs/when-the-provider-fails.md: every block of Lua does what it says", function(t)
+  local blocks = {}
+  for block in T.read "docs/when-the-provider-fails.md":gmatch "```lua\n(.-)```" do blocks[#blocks + 1] = block end
+  t.ok(#blocks >= 14, #blocks)
+  local prelude, parts = blocks[1], {} -- the models of the examples
+  for i = 2, #blocks do
+    if blocks[i]:find "sluice%.test%(" then parts[i] = ("do %s end"):format(blocks[i])
+    else
+      -- a chain that is made there is asked, too, on a good day and on a bad one
+      parts[i] = ([[
+sluice.test("block %d", function(t)
+  local ask
+  t.script("*", { { wait = 1, text = '{"n": 1}' } })
+  %s
+  if ask then
+    t.eq(ask:ask("x").text, '{"n": 1}')
+    t.script("*", { { err = "network" } })
+    pcall(ask.stream, ask, "x")
+  end
+  t.ok(true)
+end)]]):format(i, (blocks[i]:gsub("local ask =", "ask =", 1):gsub("answers%.jsonl", T.tmpdir() .. "/%0")))
+    end
+  end
+  parts[1] = prelude
+  local path = T.write(T.tmpdir() .. "/guide_test.lua", table.concat(parts, "\n"))
+  local r = run({ "-q", path }, { timeout = 60 })
+  t.eq({ r.code, r.stderr:gsub("[^\n]*credential[^\n]*\n", "") }, { 0, "", 0 }, r.stdout .. r.stderr)
+  t.match(r.stdout, ("%d passed"):format(#blocks)) -- the first is the prelude, the last has two tests
+end)
+
 -- The command ---------------------------------------------------------------------------------------------
 
 local MIXED = [[
