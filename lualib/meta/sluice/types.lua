@@ -141,12 +141,19 @@
 ---@field waited? number                   seconds before it was sent: for a limit, or since the attempt before
 ---@field usage? sluice.Usage              of the one that answered
 ---@field request_id? string               the provider's id of the HTTP request
+---@field usd? number                      what it cost, under a budget with prices
+---@field step? integer|"rescue"           of a fallback: which step
+---@field name? string                     of a fallback: the step's name; "outer > inner" for a chain inside
+---@field at? number                       of a fallback: seconds from the call to this attempt
+---@field cancelled? boolean               of a fallback: it was stopped, because another step was first
 
 ---Where an answer of a fallback comes from, when it is not the first step's.
 ---@class sluice.Degraded
----@field step integer
----@field why string
----@field from string
+---@field step integer|"rescue"            which step answered
+---@field name string                      … and its name
+---@field why sluice.Kind|"slow"|"declined" why the chain went there
+---@field from string                      the first step's name; of a rescue: the model that broke off
+---@field within? sluice.Degraded          what the answer of a chain inside says of itself, or the answer that was rescued
 
 ---One event of `stream:events()`.
 ---@class sluice.Event
