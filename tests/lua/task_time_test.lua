@@ -110,6 +110,22 @@ T.test("a task that never stops spawning does not starve timers", function(t)
   t.ok(count > 0)
 end)
 
+T.test("nor the network", function(t)
+  local over = false
+  task.group(function(g)
+    local server <close> = sluice.server.listen { handler = function(_, res) res:send(200, {}, "served") end }
+    local a = task.channel(1)
+    g:spawn(function() while not over do a:send(true) end a:close() end)
+    g:spawn(function() for _ in a:items() do end end) -- luacheck: ignore 542
+    local function spins() if not over then g:spawn(spins) end end
+    g:spawn(spins)
+    for _ = 1, 5 do
+      t.eq(sluice.http.request { url = server.url, timeout = { total = 20 } }.body, "served")
+    end
+    over = true
+  end)
+end)
+
 T.test("a deadline inside a task that keeps others busy is in time", function(t)
   local started = task.now()
   t.raises("timeout", task.deadline, 0.005, function()
