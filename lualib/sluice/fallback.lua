@@ -61,6 +61,8 @@ function Fallback.new(chain)
     if s.after and i < last then self.hedges = true end
   end
   if last == 0 then options.raise "sluice.fallback: the list of steps is empty" end
+  local first = self.steps[1]
+  if not (self.hedges or first.is_rule or first.check) then self.plain = first end
   return self
 end
 
@@ -72,10 +74,24 @@ end
 
 -- Asking ------------------------------------------------------------------------------------------------
 
-local function begin(self, req, streaming, opts)
-  return { steps = self.steps, name = self.name, req = req, streaming = streaming, opts = opts, started = core.now(),
-    hedges = self.hedges, attempts = {}, errors = {}, tried = 0,
-    call = timeline.on and timeline.on:call(opts and opts.call) or opts and opts.call or nil }
+---@return sluice.Walk
+local function begin(self, req, streaming, opts, started)
+  local call = opts and opts.call
+  if timeline.on then call = timeline.on:call(call) end
+  return { steps = self.steps, name = self.name, req = req, streaming = streaming, opts = opts, hedges = self.hedges,
+    started = started or core.now(), attempts = {}, errors = {}, tried = 0, call = call }
+end
+
+--- The winner's reply, in the words of the whole chain.
+local function conclude(w, reply, s, why, started)
+  local before = started - w.started
+  attempts.add(w.attempts, s, reply, before, core.now() - started)
+  reply.degraded = walk.degraded(w, s, why, reply.degraded)
+  reply.attempts = w.attempts
+  reply.elapsed = core.now() - w.started
+  if reply.ttft then reply.ttft = before + reply.ttft end
+  if timeline.on then timeline.on:answered(w, s, why) end
+  return reply
 end
 
 --- Asks the steps in order until one answers. The reply says in `degraded` when it is not the first
@@ -87,16 +103,21 @@ end
 ---@param opts? table  from a chain this one is a step of
 ---@return sluice.Reply
 function Fallback:ask(req, opts)
-  local w = begin(self, req, false, opts)
-  local reply, s, why, started = walk.run(w)
-  local before = started - w.started
-  attempts.add(w.attempts, s, reply, before, core.now() - started)
-  reply.degraded = walk.degraded(w, s, why, reply.degraded)
-  reply.attempts = w.attempts
-  reply.elapsed = core.now() - w.started
-  if reply.ttft then reply.ttft = before + reply.ttft end
-  if timeline.on then timeline.on:answered(w, s, why) end
-  return reply
+  local first = self.plain
+  if not first or opts or timeline.on then
+    local w = begin(self, req, false, opts)
+    return conclude(w, walk.run(w))
+  end
+  -- Nearly always the first step answers at once: then nothing is written down that nobody may read.
+  local started, target = core.now(), first.target
+  local ok, reply = pcall(target.ask, target, req)
+  if ok and rawget(reply, "attempts") == nil and rawget(reply, "asked_by") == nil then
+    reply.asked_by = first -- for Reply's attempts
+    return reply
+  end
+  local w = begin(self, req, false, opts, started)
+  if ok then return conclude(w, reply, first, nil, started) end
+  return conclude(w, walk.after_first(w, reply))
 end
 
 --- The same for a stream: returns when a step has committed. What breaks later, before anything of it

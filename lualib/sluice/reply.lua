@@ -30,7 +30,9 @@ function LAZY.request_id(self)
 end
 
 function LAZY.attempts(self)
-  return { Reply.attempt_of(self) }
+  local entry, s = Reply.attempt_of(self), rawget(self, "asked_by")
+  if s then entry.step, entry.name, entry.at = s.index, s.name, 0 end -- of a fallback: its first step, at once
+  return { entry }
 end
 
 function LAZY.tool_calls()

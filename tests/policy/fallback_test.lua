@@ -261,6 +261,15 @@ test("a chain as a step: its degraded answer is within the outer's", function(t)
   t.eq({ #reply.attempts, reply.attempts[2].step, reply.attempts[2].name }, { 3, 2, "inner > mock/server" })
 end)
 
+test("a chain that answers at once as a step: whose answer it was is told", function(t)
+  local inner = sluice.fallback { t.model { { wait = 1, text = "a" }, name = "a" }, name = "inner" }
+  for _, chain in ipairs { sluice.fallback { inner }, sluice.fallback { { inner, after = 5 }, function() return "c" end } } do
+    local list = chain:ask("x").attempts
+    t.eq({ #list, list[1].name, list[1].step, list[1].at, list[1].elapsed }, { 1, "inner > mock/a", 1, 0, 1 })
+    t.ok(list[1].usage.output_tokens)
+  end
+end)
+
 test("a degraded chain as the first step is still degraded", function(t)
   local inner = sluice.fallback { failing(t, "server"), t.model { { text = "b" } } }
   t.eq(sluice.fallback { inner, function() return "c" end }:ask("x").degraded.why, "server")

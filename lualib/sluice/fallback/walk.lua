@@ -102,27 +102,41 @@ end
 
 -- Without a hedge: one step after the other, in this task ------------------------------------------------
 
+-- How a step is run when nothing special is to be said: most are.
+local ASK, STREAM = { streaming = false, hedged = false }, { streaming = true, hedged = false }
+
+local function manner_of(w, i)
+  local opts = options_for(w, i, nil, nil)
+  if not opts then return w.streaming and STREAM or ASK end
+  return { streaming = w.streaming, hedged = false, opts = opts }
+end
+
+--- Where the chain goes when `s` has failed or declined; raises when that is nowhere.
+---@return integer following, sluice.Why why
+local function leave(w, s, ok, err, why, started)
+  local following
+  if ok then
+    -- the reason is still the one that led here
+    why = why_of(w, why.kind == "start" and "declined" or why.kind, why.err)
+    following = next_step(w, s.index, why)
+  else
+    record_failure(w, s, err, started)
+    if is_final(err) then raise(w, err) end
+    why = why_of(w, err.kind, err)
+    following = next_step(w, s.index, why)
+    if not following and step.is_fatal(err) then raise(w, err) end
+  end
+  if not following then give_up(w) end
+  if timeline.on then timeline.on:moves_on(w, s, w.steps[following], why, ok) end
+  return following, why
+end
+
 local function sequence(w, i, why)
   while true do
     local s, started = w.steps[i], now()
-    local ok, answer = pcall(step.run, s, w.req, why,
-      { streaming = w.streaming, hedged = false, opts = options_for(w, i, nil, nil) })
+    local ok, answer = pcall(step.run, s, w.req, why, manner_of(w, i))
     if ok and answer ~= nil then return answer, s, why, started end
-    local following
-    if ok then
-      -- the reason is still the one that led here
-      why = why_of(w, why.kind == "start" and "declined" or why.kind, why.err)
-      following = next_step(w, i, why)
-    else
-      record_failure(w, s, answer, started)
-      if is_final(answer) then raise(w, answer) end
-      why = why_of(w, answer.kind, answer)
-      following = next_step(w, i, why)
-      if not following and step.is_fatal(answer) then raise(w, answer) end
-    end
-    if not following then give_up(w) end
-    if timeline.on then timeline.on:moves_on(w, s, w.steps[following], why, ok) end
-    i = following
+    i, why = leave(w, s, ok, answer, why, started)
   end
 end
 
@@ -304,6 +318,15 @@ end
 ---@return sluice.Reply|sluice.Stream answer, sluice.Step s, sluice.Why why, number started
 function walk.run(w)
   return (w.hedges and race or sequence)(w, 1, why_of(w, "start"))
+end
+
+--- The first step was asked without ado, and has failed: goes on as walk.run would have.
+---@async
+---@param w sluice.Walk
+---@param err any
+---@return sluice.Reply|sluice.Stream answer, sluice.Step s, sluice.Why why, number started
+function walk.after_first(w, err)
+  return sequence(w, leave(w, w.steps[1], false, err, nil, w.started))
 end
 
 --- The stream that a step has committed broke before anybody saw anything of it: goes on as if the step
