@@ -33,6 +33,7 @@ static struct {
   volatile sig_atomic_t raised_ticks; /* after an error was raised, */
   volatile sig_atomic_t doomed_ticks; /* after it was to end */
   uint64_t tick_burst, asked_burst, warn_burst, stop_burst;
+  uint64_t told_burst; /* was asked, and did not notice: interrupted, it alone */
 } guard;
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -118,8 +119,13 @@ static bool cpu_pending(void) {
   return guard.cpu_burst != 0 && guard.cpu_burst == sched_burst() && task_running() != NULL;
 }
 
+static bool interrupt_pending(void) {
+  if (guard.interrupted) return true;
+  return guard.told_burst != 0 && guard.told_burst == sched_burst() && task_running() != NULL;
+}
+
 bool guard_pending(void) {
-  return guard.interrupted || guard.out_of_memory || cpu_pending();
+  return interrupt_pending() || guard.out_of_memory || cpu_pending();
 }
 
 static int raise_cpu(lua_State *L) {
@@ -132,7 +138,7 @@ static int raise_interrupted(lua_State *L) {
 }
 
 void guard_raise_again(lua_State *L) {
-  if (guard.interrupted) {
+  if (interrupt_pending()) {
     if (!raise_is_kind(L, -1, ERR_CANCELLED)) raise_interrupted(L);
   } else if (guard.out_of_memory) {
     if (raise_is_kind(L, -1, ERR_MEMORY)) return;
@@ -170,7 +176,7 @@ static void on_hook(lua_State *L, lua_Debug *ar) {
   (void)ar;
   uint64_t burst = sched_burst();
   lua_sethook(L, NULL, 0, 0);
-  if (guard.interrupted) {
+  if (guard.interrupted || guard.told_burst == burst) {
     raising(L, burst);
     raise_interrupted(L);
   }
@@ -213,7 +219,7 @@ static void give_up(void) {
 }
 
 static bool doomed(uint64_t burst) {
-  return guard.interrupted || guard.stop_burst == burst;
+  return guard.interrupted || guard.told_burst == burst || guard.stop_burst == burst;
 }
 
 static void judge(void) {
@@ -226,7 +232,7 @@ static void judge(void) {
   if (guard.raised_burst == guard.tick_burst) guard.raised_ticks = guard.raised_ticks + 1;
   if (guard.asked && guard.asked_burst == guard.tick_burst) {
     guard.asked_ticks = guard.asked_ticks + 1;
-    if (guard.asked_ticks >= ASKED_TICKS) guard.interrupted = 1;
+    if (guard.asked_ticks >= ASKED_TICKS) guard.told_burst = guard.tick_burst;
   }
   if (!doomed(guard.tick_burst)) return;
   guard.doomed_ticks = guard.doomed_ticks + 1;

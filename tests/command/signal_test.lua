@@ -161,6 +161,39 @@ T.test("SIGTERM ends a script that computes, and <close> runs", function(t)
   t.match(r.stdout, "closed main")
 end)
 
+T.test("SIGTERM for a program that ends itself: only the task that computes is interrupted", function(t)
+  local r = run(t, script("drain.lua", [[
+    local sys = require "sluice.core.sys"
+    task.group(function(g)
+      g:spawn(function()
+        sys.wait_terminate()
+        say "asked to end"
+        local rounds = 0
+        local until_s = os.clock() + 0.5
+        while os.clock() < until_s do
+          rounds = rounds + 1
+          if rounds % 100 == 0 then task.yield() end
+        end
+        say(pcall(error, "errors are caught as ever", 0))
+      end)
+      g:spawn(function()
+        task.yield()
+        say "ready"
+        local ok, err = pcall(task.group, function(inner)
+          inner:spawn(function()
+            local _ <close> = closer "computing task"
+            while true do pcall(function() while true do end end) end
+          end)
+        end)
+        say(ok, err.kind)
+      end)
+    end)
+  ]]), { { expect = "ready" }, { signal = "TERM" } }, { timeout = 60 })
+  t.eq(r.code, 143)
+  t.eq(sorted(r.stdout), { "asked to end", "closed computing task", "false\tcancelled", "false\terrors are caught as ever",
+    "ready" })
+end)
+
 T.test("a signal in the last moments decides the exit code", function(t)
   local r = run(t, script("last.lua", [[
     say "ready"

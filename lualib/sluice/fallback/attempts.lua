@@ -34,19 +34,15 @@ local function expand(list, entries, s, started)
   end
 end
 
---- Writes down how a step ended; returns the place of its first entry.
+--- Writes down how a step ended.
 ---@param list table[]
 ---@param s { index: integer|string, name: string, target?: any }
----@param outcome any       a reply, a stream, an error
+---@param outcome any       a reply, an error
 ---@param started number    since the chain was asked
 ---@param elapsed number
----@return integer
 function attempts.add(list, s, outcome, started, elapsed)
-  local place, entries = #list + 1, told(outcome)
-  if entries then
-    expand(list, entries, s, started)
-    return place
-  end
+  local entries = told(outcome)
+  if entries then return expand(list, entries, s, started) end
   local entry = { step = s.index, name = s.name, at = started, elapsed = elapsed }
   if errors.is(outcome) then
     entry.kind, entry.status, entry.code, entry.message = outcome.kind, outcome.status, outcome.code, outcome.message
@@ -58,8 +54,7 @@ function attempts.add(list, s, outcome, started, elapsed)
     local usage = outcome.usage
     if type(usage) == "table" and next(usage) then entry.usage = usage end
   end
-  list[place] = entry
-  return place
+  list[#list + 1] = entry
 end
 
 --- Writes down that a step was stopped because another one was first.
@@ -72,21 +67,6 @@ function attempts.add_cancelled(list, s, started, elapsed)
   local opts = type(target) == "table" and type(target.opts) == "table" and target.opts or {}
   list[#list + 1] = { step = s.index, name = s.name, at = started, elapsed = elapsed, cancelled = true,
     provider = opts.provider, model = opts.model }
-end
-
---- Replaces the entry made when a stream began by what is known at its end.
----@param list table[]
----@param place integer   of that entry, the last of its step
----@param s table
----@param outcome any
----@param started number
----@param elapsed number
-function attempts.settle(list, place, s, outcome, started, elapsed)
-  local behind = {}
-  for i = place + 1, #list do behind[#behind + 1] = list[i] end
-  for i = #list, place, -1 do list[i] = nil end
-  attempts.add(list, s, outcome, started, elapsed)
-  table.move(behind, 1, #behind, #list + 1, list)
 end
 
 return attempts

@@ -54,7 +54,6 @@ function ChainStream.new(fields)
     ttft = core.now() - w.started, step = fields.step, began = fields.began, before = nil, closed = false },
     ChainStream)
   set_source(self, fields.answer)
-  self.place = attempts.add(w.attempts, fields.step, fields.answer, fields.began - w.started, core.now() - fields.began)
   return self
 end
 
@@ -62,8 +61,7 @@ end
 
 --- Writes down how the part under way has ended.
 local function settle(self, outcome)
-  attempts.settle(self.attempts, self.place, self.step, outcome, self.began - self.walk.started,
-    core.now() - self.began)
+  attempts.add(self.attempts, self.step, outcome, self.began - self.walk.started, core.now() - self.began)
 end
 
 --- An error of this stream, in the words of the whole chain.
@@ -109,7 +107,6 @@ local function replace(self, err)
   if broken then step.close(broken) end
   self.step, self.began, self.degraded = s, began, walk.degraded(w, s, why, answer.degraded)
   set_source(self, answer)
-  self.place = attempts.add(w.attempts, s, answer, began - w.started, core.now() - began)
   if timeline.on then timeline.on:answered(w, s, why) end
   return true
 end
@@ -129,7 +126,6 @@ local function mend(self, err)
   self.degraded = { step = "rescue", name = "rescue", why = err.kind, from = from, within = self.degraded }
   self.step, self.began = { index = "rescue", name = "rescue" }, began
   set_source(self, value)
-  self.place = attempts.add(self.attempts, self.step, value, began - self.walk.started, core.now() - began)
   if timeline.on then timeline.on:rescued(self.walk, err) end
   if self.whole and self.whole.finish_reason == "rescued" then return nil end -- the same answer, cut short
   return { type = "switch", from = from, to = to, at = #self.before }
