@@ -115,6 +115,12 @@ int task_park(lua_State *L, const struct wait *w, lua_KContext ctx, lua_KFunctio
   t->external = w->external && !t->base->service;
   t->k = k;
   t->ctx = ctx;
+  if (w->undo != NULL && task_is_cancelled(t)) {
+    /* Cancelled when it had been woken and had not run yet: nothing will interrupt it again. */
+    w->undo(t);
+    t->undo = NULL;
+    raise_cancelled(L, t);
+  }
   const char *inside = coroutine_cannot_wait(L);
   if (inside != NULL) {
     if (w->undo != NULL) w->undo(t);

@@ -6,13 +6,14 @@ local C = require "command"
 
 local folder = T.tmpdir()
 
--- Every script says what it closes. `wait_for_signal` blocks in C until a signal comes: a pipe that
--- nobody writes to; so that the next line printed says that the signal has been received.
+-- Every script says what it closes. `wait_for_signal` blocks in C until the signal and then "go" came (GO
+-- stands behind the signal), so that the next line printed says that the signal has been received.
+local GO = { send = "go\n" }
 local HEAD = [[
 local task = require "sluice".task
 local function say(...) print(...) io.stdout:flush() end
 local function closer(name) return setmetatable({}, { __close = function() say("closed " .. name) end }) end
-local function wait_for_signal() io.read() end
+local function wait_for_signal() repeat until io.read() == "go" end
 ]]
 
 local function script(name, body)
@@ -81,7 +82,7 @@ T.test("two Ctrl-C before the loop has seen the first one", function(t)
     say "one"
     wait_for_signal()
     task.sleep(600)
-  ]]), { { expect = "ready" }, { signal = "INT" }, { expect = "one" }, { signal = "INT" } })
+  ]]), { { expect = "ready" }, { signal = "INT" }, GO, { expect = "one" }, { signal = "INT" }, GO })
   t.eq(r.code, 130)
   t.match(r.stdout, "closed main")
 end)
@@ -108,7 +109,7 @@ for name, loop in pairs {
           ]] .. loop .. [[
         end)
       end)
-    ]]), { { expect = "ready" }, { signal = "INT" }, { expect = "computing" }, { signal = "INT" } })
+    ]]), { { expect = "ready" }, { signal = "INT" }, GO, { expect = "computing" }, { signal = "INT" } })
     t.eq(r.code, 130)
     t.eq(sorted(r.stdout), { "closed busy task", "closed main", "closed waiting task", "computing", "ready" })
   end)
@@ -129,7 +130,7 @@ T.test("a second Ctrl-C ends what keeps errors for itself", function(t)
       say "computing"
       while true do load(function() while true do end end) end
     end)
-  ]]), { { expect = "ready" }, { signal = "INT" }, { expect = "computing" }, { signal = "INT" } })
+  ]]), { { expect = "ready" }, { signal = "INT" }, GO, { expect = "computing" }, { signal = "INT" } })
   t.eq(r.code, 130)
   t.match(r.stdout, "closed waiting task")
 end)
@@ -178,10 +179,10 @@ T.test("SIGTERM for a program that ends itself: only the task that computes is i
       end)
       g:spawn(function()
         task.yield()
-        say "ready"
         local ok, err = pcall(task.group, function(inner)
           inner:spawn(function()
             local _ <close> = closer "computing task"
+            say "ready"
             while true do pcall(function() while true do end end) end
           end)
         end)
@@ -199,9 +200,9 @@ T.test("a signal in the last moments decides the exit code", function(t)
     say "ready"
     wait_for_signal()
     say "done anyway"
-  ]]), { { expect = "ready" }, { signal = "INT" } })
+  ]]), { { expect = "ready" }, { signal = "INT" }, GO })
   t.eq(r.stdout, "ready\ndone anyway\n")
-  t.eq(r.code, 130)
+  t.eq(r.code, 130, ("signal %s, %s"):format(r.signal, r.stderr))
 end)
 
 T.test("SIGUSR1 does not disturb", function(t)
@@ -218,8 +219,8 @@ T.test("SIGUSR1 does not disturb", function(t)
       c:send "go"
     end)
     say "done"
-  ]]), { { expect = "ready" }, { signal = "USR1" }, { send = "\n" }, { expect = "slept" }, { signal = "USR1" },
-    { send = "\n" }, { expect = "slept" }, { signal = "USR1" }, { send = "\n" } })
+  ]]), { { expect = "ready" }, { signal = "USR1" }, GO, { expect = "slept" }, { signal = "USR1" },
+    GO, { expect = "slept" }, { signal = "USR1" }, GO })
   t.eq(r.code, 0)
   t.eq(r.stdout, "ready\nslept\nslept\nslept\ndone\n")
   local _, dumps = r.stderr:gsub("sluice: 2 tasks\n", "")

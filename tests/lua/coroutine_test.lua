@@ -477,7 +477,7 @@ T.test("the later deadline inside is in force once the sooner one outside is lef
 end)
 
 T.test("resumed by another task: its cancellation reaches inside, and that task alone", function(t)
-  local log, gen = {}, nil
+  local log, gen, stopped = {}, nil, false
   task.group(function(g)
     g:spawn(function()
       gen = coroutine.wrap(function()
@@ -488,12 +488,13 @@ T.test("resumed by another task: its cancellation reaches inside, and that task 
         end)
       end)
       gen()
-      task.sleep(0.005)
+      repeat task.sleep(0.001) until stopped
       log[#log + 1] = "maker lives"
     end)
     local h = g:spawn(function() task.yield() gen() end)
     task.sleep(0.002)
     h:cancel()
+    stopped = true
   end)
   t.eq(log, { "cancelled", "maker lives" })
 end)
