@@ -201,8 +201,8 @@ static struct box *push_box(lua_State *L, const char *program) {
 }
 
 /* core.spawn { argv = { … }, env = { NAME = string | secret | false }, folder =, stdin = "null",
-** stdout = "pipe", stderr = "pipe", timeout = s, out_max =, err_max = bytes, streams = boolean,
-** input = string | secret } -> process | nil, words */
+** stdout = "pipe", stderr = "pipe", timeout = s, out_max =, err_max = bytes, err_tail =, streams =
+** boolean, input = string | secret } -> process | nil, words */
 static int spawn(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
@@ -226,6 +226,8 @@ static int spawn(lua_State *L) {
   spec.err_max = field_bytes(L, "err_max");
   lua_getfield(L, 1, "streams");
   spec.streams = lua_toboolean(L, -1);
+  lua_getfield(L, 1, "err_tail");
+  spec.err_tail = lua_toboolean(L, -1);
   struct box *b = push_box(L, spec.argv[0]);
   int error;
   const char *what;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "bind/bind.h"
+#include "io/process.h"
 #include "io/transfer.h"
 #include "task/coroutine.h"
 #include "task/dump.h"
@@ -279,7 +280,7 @@ static void count_task(struct task *t, void *arg) {
 static int core_census(lua_State *L) {
   lua_Integer tasks = 0;
   scope_each_task(bind_service_scope(), count_task, &tasks);
-  lua_createtable(L, 0, 4);
+  lua_createtable(L, 0, 5);
   lua_pushinteger(L, tasks);
   lua_setfield(L, -2, "tasks");
   lua_pushinteger(L, (lua_Integer)handle_count());
@@ -288,6 +289,8 @@ static int core_census(lua_State *L) {
   lua_setfield(L, -2, "deadlines");
   lua_pushinteger(L, (lua_Integer)transfer_count());
   lua_setfield(L, -2, "transfers");
+  lua_pushinteger(L, (lua_Integer)process_count());
+  lua_setfield(L, -2, "processes");
   return 1;
 }
 

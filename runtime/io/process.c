@@ -8,6 +8,7 @@
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,9 +16,7 @@
 #include "io/loop_base.h"
 
 #define GRACE_US 1000000 /* between SIGTERM and SIGKILL */
-#define DRAIN_US                                                                                   \
-  1000000 /* how long a pipe that a grandchild holds is read after the child's end                 \
-           */
+#define DRAIN_US 1000000 /* how long a pipe that a grandchild holds is read after the child's end */
 #define CHUNK 16384
 
 extern char **environ;
@@ -84,7 +83,8 @@ static void look(struct process *p) {
 }
 
 static void overflow(struct process *p) {
-  if (p->end == PROCESS_RUNS) p->end = PROCESS_OVERFLOWED;
+  /* it may have ended before its last words were read */
+  if (p->end == PROCESS_RUNS || p->end == PROCESS_ENDED) p->end = PROCESS_OVERFLOWED;
   p->stopping = true;
   process_signal(p, SIGKILL);
   shut(&p->out);
@@ -92,25 +92,39 @@ static void overflow(struct process *p) {
   look(p);
 }
 
-static void on_output(struct process *p, struct process_pipe *pipe) {
+enum took { TOOK_NOTHING, TOOK_SOME, TOOK_END, TOOK_TOO_MUCH };
+
+/* Of a pipe of which the end is kept, what is before that goes; seldom, so that it costs little. */
+static void forget(struct process_pipe *pipe) {
+  if (pipe->keep == 0 || pipe->buf.len < 2 * pipe->keep) return;
+  buf_consume(&pipe->buf, pipe->buf.len - pipe->keep);
+}
+
+static enum took take(struct process *p, struct process_pipe *pipe) {
   char bytes[CHUNK];
   ssize_t n = read(pipe->fd, bytes, sizeof bytes);
-  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  if (n <= 0) {
-    bool exited = p->exited;
-    shut(pipe);
-    look(p); /* of a process that has exited it may be the end, and of its memory */
-    if (!exited) tell(p);
-    return;
-  }
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return TOOK_NOTHING;
+  if (n <= 0) return TOOK_END;
   enum buf_status status = buf_append(&pipe->buf, bytes, (size_t)n);
   explicit_bzero(bytes, (size_t)n);
-  if (status != BUF_OK) {
-    overflow(p);
-    return;
+  if (status != BUF_OK) return TOOK_TOO_MUCH;
+  pipe->rest -= (size_t)n < pipe->rest ? (size_t)n : pipe->rest;
+  forget(pipe);
+  if (p->streams && pipe->keep == 0 && pipe->buf.len >= PROCESS_AHEAD_MAX) watch(pipe, false);
+  return TOOK_SOME;
+}
+
+static void on_output(struct process *p, struct process_pipe *pipe) {
+  bool exited = p->exited;
+  switch (take(p, pipe)) {
+    case TOOK_NOTHING: break;
+    case TOOK_SOME: tell(p); break;
+    case TOOK_TOO_MUCH: overflow(p); break;
+    case TOOK_END:
+      shut(pipe);
+      look(p); /* of a process that has exited it may be the end, and of its memory */
+      if (!exited) tell(p);
   }
-  if (p->streams && pipe->buf.len >= PROCESS_AHEAD_MAX) watch(pipe, false);
-  tell(p);
 }
 
 static void on_out(evutil_socket_t fd, short what, void *arg) {
@@ -176,18 +190,35 @@ void process_stop(struct process *p) {
   if (!loop_timer_arm(&p->timer, loop_refresh_us() + GRACE_US)) process_signal(p, SIGKILL);
 }
 
-static void on_timer(struct loop_timer *timer) {
-  struct process *p = list_entry(timer, struct process, timer);
-  if (p->exited) { /* somebody it left behind holds its pipes */
+/* It has exited, and somebody it left behind holds its pipes, or its reader takes its time: what it
+** has printed itself is read to the end, what comes behind that is not waited for any more. */
+static void settle(struct process *p) {
+  if (p->out.rest == 0) shut(&p->out);
+  if (p->err.rest == 0) shut(&p->err);
+  bool waits = p->out.fd >= 0 || p->err.fd >= 0;
+  if (waits && !loop_timer_arm(&p->timer, loop_refresh_us() + DRAIN_US)) {
     shut(&p->out);
     shut(&p->err);
-    look(p);
+  }
+  look(p);
+}
+
+static void on_timer(struct loop_timer *timer) {
+  struct process *p = list_entry(timer, struct process, timer);
+  if (p->exited) {
+    settle(p);
   } else if (p->stopping) {
     process_signal(p, SIGKILL);
   } else {
     p->end = PROCESS_TIMED_OUT;
     process_stop(p);
   }
+}
+
+/* How much of what is in a pipe the child has printed before its end: all of it, at this moment. */
+static void measure(struct process_pipe *pipe) {
+  int n = 0;
+  if (pipe->fd >= 0 && ioctl(pipe->fd, FIONREAD, &n) == 0 && n > 0) pipe->rest = (size_t)n;
 }
 
 static void reap(struct process *p) {
@@ -201,6 +232,8 @@ static void reap(struct process *p) {
   if (p->end == PROCESS_RUNS) p->end = PROCESS_ENDED;
   shut(&p->in);
   loop_timer_disarm(&p->timer);
+  measure(&p->out);
+  measure(&p->err);
   bool waits = p->notify != NULL && (p->out.fd >= 0 || p->err.fd >= 0);
   if (waits && !loop_timer_arm(&p->timer, loop_refresh_us() + DRAIN_US)) {
     shut(&p->out);
@@ -342,7 +375,8 @@ static int spawn(struct process *p, const struct process_spec *s, const char **w
   bool ready =
       place(p, &p->in, 0, s->in, SIZE_MAX, &actions, &theirs[0]) &&
       place(p, &p->out, 1, s->out, s->streams ? SIZE_MAX : s->out_max, &actions, &theirs[1]) &&
-      place(p, &p->err, 2, s->err, s->streams ? SIZE_MAX : s->err_max, &actions, &theirs[2]) &&
+      place(p, &p->err, 2, s->err, s->streams || s->err_tail ? SIZE_MAX : s->err_max, &actions,
+            &theirs[2]) &&
       close_others(&actions) && set_folder(&actions, s->folder) && set_attributes(&attributes);
   if (!ready) error = errno != 0 ? errno : ENOMEM;
   if (ready && s->folder != NULL && access(s->folder, X_OK) != 0) {
@@ -374,6 +408,7 @@ struct process *process_start(const struct process_spec *spec, int *error, const
   if (p == NULL) return NULL;
   p->in.fd = p->out.fd = p->err.fd = -1;
   p->streams = spec->streams;
+  if (spec->err_tail) p->err.keep = spec->err_max;
   list_init(&p->link);
   loop_timer_init(&p->timer, on_timer);
   bool expecting = expect_children(); /* before the child can end */

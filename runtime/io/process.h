@@ -29,6 +29,7 @@ struct process_spec {
   const char *folder; /* it starts there; NULL: where we are */
   enum process_stdio in, out, err;
   size_t out_max, err_max; /* bytes; more ends the process, unless it is read as a stream */
+  bool err_tail;           /* of stderr the last err_max bytes are kept, the rest is dropped */
   bool streams;            /* what it prints is read only as fast as it is taken */
   int64_t timeout_us;      /* 0: none */
 };
@@ -44,7 +45,9 @@ enum process_end {
 struct process_pipe {
   struct buf buf;
   struct event *event;
-  int fd; /* -1: closed, or never a pipe */
+  size_t keep; /* bytes: only so much of the end is of interest; 0: all of it */
+  size_t rest; /* bytes the child had printed when it exited, and that are not read yet */
+  int fd;      /* -1: closed, or never a pipe */
   bool watched;
 };
 

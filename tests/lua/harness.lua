@@ -25,6 +25,7 @@ local Skip = { __name = "harness.skip", __tostring = function(s) return "skipped
 Failure.__tostring = function(f) return f.text end
 
 local SETTLE_STEPS = 50 -- yields to the loop before what is left counts as leaked
+local SETTLE_PROCESSES_S = 5
 local DIFFERENCES_MAX = 12
 local TEXT_SHOWN = 400 -- bytes
 
@@ -288,12 +289,18 @@ local function grown(before, after)
 end
 
 -- Closing takes a few turns of the loop: let it turn until all is gone, a bounded number of times.
+-- A child that was killed is the kernel's for a moment more, however fast the loop turns.
 local function leaked(before)
   local sleep = require("sluice").task.sleep
   local left = grown(before, numbers(take_census()))
   for _ = 1, SETTLE_STEPS do
     if not left then return nil end
     sleep(0)
+    left = grown(before, numbers(take_census()))
+  end
+  local deadline = os.time() + SETTLE_PROCESSES_S
+  while left and take_census().processes > before.processes and os.time() < deadline do
+    sleep(0.005)
     left = grown(before, numbers(take_census()))
   end
   return left

@@ -120,6 +120,34 @@ T.test("a slow reader holds the child up: bounded memory", function(t)
   t.ok(#first >= 65536 and #first <= 65536 + 16384, #first)
 end)
 
+T.test("what it printed before its end arrives whole, however slow the reader", function(t)
+  local child <close> = sh("head -c 130000 /dev/zero", { streams = true })
+  T.until_(function() return process.count() == 0 end)
+  task.sleep(1.3) -- longer than a pipe that somebody else holds is waited for; nothing happens meanwhile
+  local size = 0
+  for piece in function() return child:read() end do size = size + #piece end
+  t.eq(size, 130000)
+  t.eq({ child:wait() }, { 0, nil, "ended" })
+end)
+
+T.test("too much output is too much, even of a program that has ended", function(t)
+  for _ = 1, 20 do
+    local child <close> = sh("head -c 60000 /dev/zero", { out_max = 1000 })
+    T.until_(function() return process.count() == 0 end)
+    t.eq(select(3, child:wait()), "overflow")
+  end
+end)
+
+T.test("of stderr the end is kept, and nothing else is in the way", function(t)
+  local child = sh("i=0; while [ $i -lt 20000 ]; do echo line $i >&2; i=$((i+1)); done; echo done",
+    { streams = true, err_tail = true, err_max = 1000 })
+  t.eq(child:read(), "done\n")
+  t.eq({ child:wait() }, { 0, nil, "ended" })
+  local _, stderr = child:output()
+  t.ok(#stderr >= 1000 and #stderr < 2000 + 16384, #stderr)
+  t.match(stderr, "line 19998\nline 19999\n$")
+end)
+
 T.test("more output than is allowed ends it", function(t)
   local child = sh("yes", { out_max = 100000 })
   t.eq({ child:wait() }, { nil, 9, "overflow" })

@@ -16,6 +16,7 @@ local process = {}
 ---@field timeout? number        seconds; then its group gets SIGTERM, and SIGKILL a second later
 ---@field out_max? integer       bytes of stdout, 16 MiB; more ends it, unless it streams
 ---@field err_max? integer
+---@field err_tail? boolean      of stderr the last err_max bytes are kept, at most twice as many; more ends nothing
 ---@field streams? boolean       what it prints is read only as fast as read() takes it
 
 --- Starts one, in a process group of its own. It belongs to the innermost task group and is ended with it.

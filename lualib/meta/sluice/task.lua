@@ -58,7 +58,7 @@ function task.adopt(...) end
 function task.tasks() end
 
 --- What is alive: tests compare it before and after.
----@return { tasks: integer, handles: integer, deadlines: integer, transfers: integer }
+---@return { tasks: integer, handles: integer, deadlines: integer, transfers: integer, processes: integer }
 function task.census() end
 
 ---@return { spawned: integer, resumed: integer, live: integer, memory: integer }  memory: bytes of the Lua heap
