@@ -147,7 +147,8 @@ static size_t copy_plain(const char *s, size_t n, char *out) {
   return n;
 }
 
-/* core.basic(name, id, secret, encoded) -> "Basic …" (RFC 7617) as a secret. */
+/* core.basic(name, id, secret, encoded) -> "Basic …" (RFC 7617) as a secret, and what stands behind
+** the scheme as one: while the caller holds that, it is looked for in text. */
 static int basic(lua_State *L) {
   size_t id_len, len;
   luaL_checkstring(L, 1);
@@ -163,7 +164,9 @@ static int basic(lua_State *L) {
   struct secret *s = push_secret(L, 6 + base64_len(pair_len), 1);
   memcpy(s->bytes, "Basic ", 6);
   base64_encode(pair->bytes, pair_len, s->bytes + 6);
-  return 1;
+  struct secret *bare = push_secret(L, base64_len(pair_len), 1);
+  memcpy(bare->bytes, s->bytes + 6, bare->len);
+  return 2;
 }
 
 /* ---- asking

@@ -1,6 +1,7 @@
 /* sluice.core.sys: the process around the script: environment, terminal, chance, guards, signals.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <lauxlib.h>
 #include <limits.h>
 #include <stdio.h>
@@ -38,6 +39,34 @@ static int sys_isatty(lua_State *L) {
 
 static int sys_pid(lua_State *L) {
   lua_pushinteger(L, getpid());
+  return 1;
+}
+
+static int close_file(lua_State *L) {
+  luaL_Stream *stream = luaL_checkudata(L, 1, LUA_FILEHANDLE);
+  return luaL_fileresult(L, fclose(stream->f) == 0, NULL);
+}
+
+/* core.divert_stdout() -> a file that is the real stdout; from now on descriptor 1 is stderr, also for
+** child processes and for C code that prints. nil, words when stdout is closed. */
+static int sys_divert_stdout(lua_State *L) {
+  luaL_Stream *stream = lua_newuserdatauv(L, sizeof *stream, 0);
+  stream->closef = NULL; /* closed, until it is open */
+  luaL_setmetatable(L, LUA_FILEHANDLE);
+  fflush(stdout);
+  int fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  if (fd < 0 || (stream->f = fdopen(fd, "w")) == NULL) {
+    lua_pushnil(L);
+    lua_pushstring(L, strerror(errno));
+    if (fd >= 0) close(fd);
+    return 2;
+  }
+  stream->closef = close_file;
+  if (dup2(STDERR_FILENO, STDOUT_FILENO) < 0) { /* no stderr: nobody wants to hear it */
+    int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    if (nowhere >= 0) dup2(nowhere, STDOUT_FILENO);
+    if (nowhere > STDERR_FILENO) close(nowhere);
+  }
   return 1;
 }
 
@@ -192,6 +221,7 @@ int luaopen_sluice_core_sys(lua_State *L) {
                                        {"isatty", sys_isatty},
                                        {"pid", sys_pid},
                                        {"realpath", sys_realpath},
+                                       {"divert_stdout", sys_divert_stdout},
                                        {"libraries", sys_libraries},
                                        {"stamp", sys_stamp},
                                        {"wall", sys_wall},

@@ -191,26 +191,36 @@ static int raise_failure(lua_State *L) {
   return lua_error(L);
 }
 
-/* A refresh that was waited for has ended, or patience has; `ctx` is the generation there was. */
-static int waited(lua_State *L, int status, lua_KContext ctx) {
-  (void)status;
-  struct box *b = check_box(L);
-  notice_crash(L, b);
-  bool renewed = b->token.generation != (uint64_t)ctx;
-  if (renewed || token_state(&b->token, loop_refresh_us()) != TOKEN_EXPIRED) return give(L, b);
-  if (task_running()->wake == WAKE_TIMEOUT)
-    raise_kind(L, ERR_AUTH, "refresh", "%s has not been renewed in time", name_of(L));
-  return raise_failure(L);
-}
+static int waited(lua_State *L, int status, lua_KContext ctx);
 
-static int wait_for(lua_State *L, struct box *b, int64_t until_us) {
+/* Leaves `least_us` and `until_us` behind the token for `waited`. */
+static int wait_for(lua_State *L, struct box *b, int64_t least_us, int64_t until_us) {
   lua_KContext ctx = (lua_KContext)b->token.generation;
+  lua_settop(L, 1);
+  lua_pushinteger(L, least_us);
+  lua_pushinteger(L, until_us);
   if (!b->token.in_flight) begin(L, b);
   struct list *waiting = &b->flight->joiners;
   if (until_us != LOOP_NEVER) return task_park_queue(L, waiting, name_of(L), until_us, ctx, waited);
   list_append(waiting, &task_running()->queue);
   struct wait w = {.what = name_of(L), .undo = task_undo_queue, .subject = b, .external = true};
   return task_park(L, &w, ctx, waited);
+}
+
+/* A refresh that was waited for has ended, or patience has; `ctx` is the generation there was. */
+static int waited(lua_State *L, int status, lua_KContext ctx) {
+  (void)status;
+  struct box *b = check_box(L);
+  notice_crash(L, b);
+  bool renewed = b->token.generation != (uint64_t)ctx;
+  int64_t now_us = loop_refresh_us(), least_us = lua_tointeger(L, 2), until_us = lua_tointeger(L, 3);
+  /* What another process had in the cache may be too short as well. Once: the next one is new. */
+  if (renewed && least_us > 0 && token_step(&b->token, now_us, least_us) == TOKEN_WAIT)
+    return wait_for(L, b, 0, until_us);
+  if (renewed || token_state(&b->token, now_us) != TOKEN_EXPIRED) return give(L, b);
+  if (task_running()->wake == WAKE_TIMEOUT)
+    raise_kind(L, ERR_AUTH, "refresh", "%s has not been renewed in time", name_of(L));
+  return raise_failure(L);
 }
 
 /* token:get([least[, patience]]) -> value, generation. Waits only when there is none to use, or
@@ -231,8 +241,7 @@ static int token_get(lua_State *L) {
   case TOKEN_FAILED:
     return raise_failure(L);
   case TOKEN_WAIT:
-    lua_settop(L, 1);
-    return wait_for(L, b, until_us);
+    return wait_for(L, b, least_us, until_us);
   case TOKEN_USE_REFRESH:
     begin(L, b);
     break;

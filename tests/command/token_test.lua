@@ -82,6 +82,27 @@ return sluice.token.static "tok"]])
   t.eq(r.code, 0)
 end)
 
+T.test("what a program prints that the script starts goes to stderr too", function(t)
+  write("starts.lua", HEAD .. [[
+os.execute "echo from a shell"
+local pipe = io.popen("cat", "w")
+pipe:write "from a pipe\n"
+pipe:close()
+return sluice.token.static "tok"]])
+  local r = token { "starts.lua" }
+  t.eq(r.stdout, "tok\n")
+  t.eq(r.stderr, "from a shell\nfrom a pipe\n")
+  -- nobody there to hear it; and nobody to tell the token
+  local function shell(redirection)
+    return C.run({ "sh", "-c", ("exec '%s' token starts.lua %s"):format(C.sluice, redirection) }, { cwd = folder })
+  end
+  r = shell "2>&-"
+  t.eq({ r.stdout, r.code }, { "tok\n", 0 })
+  r = shell ">&-"
+  t.eq({ r.stdout, r.code }, { "", 4 })
+  t.match(r.stderr, "writing to stdout: ")
+end)
+
 T.test("no token: why, and exit code 4", function(t)
   write("refused.lua", HEAD .. [[return sluice.token.source { name = "corp", fetch = function()
     sluice.errors.raise { kind = "auth", message = "the login has expired" } end }]])
@@ -119,6 +140,23 @@ while source:state().left > 0.15 do sluice.task.sleep(0.01) end
 return source]])
   prints(t, { "short.lua" }, "tok-2\n")
   prints(t, { "--min-life", "0", "short.lua" }, "tok-1\n")
+end)
+
+T.test("nor is one taken from the cache that would not last", function(t)
+  local now = os.time()
+  os.execute(("rm -f '%s/lasts.json'"):format(folder))
+  write("lasts.lua", HEAD .. [[return sluice.token.source { name = "x", cache = "lasts.json", fetch = function()
+    return "new", { expires_in = 3600 } end }]])
+  local function keep(left)
+    write("lasts.json", ('{"version":1,"tokens":{"source x":{"token":"old","issued_at":%d,"expires_at":%d,"serial":1}}}')
+      :format(now - 3600 + left, now + left))
+    os.execute(("chmod 600 '%s/lasts.json'"):format(folder))
+  end
+  keep(250)
+  prints(t, { "--min-life", "120", "lasts.lua" }, "old\n")
+  prints(t, { "lasts.lua" }, "new\n")
+  keep(900)
+  prints(t, { "lasts.lua" }, "old\n")
 end)
 
 T.test("under --mock no server is asked, and no key is needed", function(t)

@@ -76,6 +76,107 @@ T.test("different credentials live side by side in one file", function(t)
   t.eq(shared.calls, 2)
 end)
 
+T.test("what a server could tell apart has an entry of its own", function(t)
+  local asked = {}
+  local server <close> = sluice.server.listen { handler = function(req, res)
+    local form = req:query_table(req.body)
+    local who = form.tenant or req.headers["x-tenant"] or form.refresh_token or form.scope or "plain"
+    asked[#asked + 1] = who
+    res:json(200, { access_token = "for " .. who, expires_in = 3600 })
+  end }
+  local path = folder() .. "/corp.json"
+  local function oauth(opts)
+    opts.url, opts.client_id, opts.cache = server.url .. "/token", "me", path
+    opts.client_secret = not opts.refresh_token and "s" or nil
+    return token.oauth(opts):get():reveal()
+  end
+  local function all()
+    return { oauth {}, oauth { scope = "a" }, oauth { extra = { tenant = "red" } }, oauth { extra = { tenant = "blue" } },
+      oauth { headers = { ["X-Tenant"] = "green" } },
+      oauth { headers = { ["X-Tenant"] = sluice.secret.literal "brown" } },
+      oauth { refresh_token = "alice" }, oauth { refresh_token = sluice.secret.literal "bob" } }
+  end
+  local want = { "for plain", "for a", "for red", "for blue", "for green", "for brown", "for alice", "for bob" }
+  t.eq(all(), want)
+  t.eq(all(), want)
+  t.eq(#asked, #want, "the second time all of them were in the file")
+
+  local function command(opts)
+    opts.cache, opts[1], opts[2], opts[3] = path, "sh", "-c", 'printf "%s %s" "$P" "$(cat)"'
+    opts.input = opts.input or ""
+    return token.command(opts):get():reveal()
+  end
+  for _ = 1, 2 do
+    t.eq(command { env = { P = "a" } }, "a")
+    t.eq(command { env = { P = "b" } }, "b")
+    t.eq(command { env = { P = "b" }, input = "in" }, "b in")
+    t.eq(command { env = { P = sluice.secret.literal "c" } }, "c")
+  end
+  local entries = 0
+  for _ in pairs(read(path).tokens) do entries = entries + 1 end
+  t.eq(entries, #want + 4)
+  for key in pairs(read(path).tokens) do
+    t.ok(not key:find "brown" and not key:find "alice" and not key:find "bob", key)
+  end
+end)
+
+T.test("two people with the same client and file keep their own refresh tokens", function(t)
+  local valid, serial = { alice = "alice", bob = "bob" }, 0
+  local server <close> = sluice.server.listen { handler = function(req, res)
+    local sent = req:query_table(req.body).refresh_token
+    local who = valid[sent]
+    if not who then return res:json(400, { error = "invalid_grant" }) end
+    valid[sent] = nil -- good for one use
+    serial = serial + 1
+    local next_one = who .. "-" .. serial
+    valid[next_one] = who
+    res:json(200, { access_token = "of " .. who .. " " .. serial, refresh_token = next_one, expires_in = 3600 })
+  end }
+  local path = folder() .. "/corp.json"
+  local function source(who)
+    return token.oauth { url = server.url .. "/token", client_id = "me", refresh_token = who, cache = path, retry = false }
+  end
+  for _ = 1, 3 do
+    for _, who in ipairs { "alice", "bob" } do
+      local s = source(who)
+      local value, generation = s:get()
+      t.match(value:reveal(), "^of " .. who)
+      s:reject(generation)
+      t.match(s:get():reveal(), "^of " .. who)
+    end
+  end
+  t.eq(serial, 8, "one each at first, and one for each of six refusals")
+end)
+
+T.test("what is ended goes from the file; a refresh token of another login after a year", function(t)
+  local path, now = folder() .. "/corp.json", sys.wall()
+  local function entry(age, keep)
+    return { token = "t", issued_at = now - age - 60, expires_at = now - age, serial = 1,
+      keep = keep and { refresh_token = "rt", origin = "x" } or nil }
+  end
+  t.ok(file.write(path, json.encode { version = 1, tokens = { live = entry(-600), ended = entry(1),
+    kept = entry(360 * 86400, true), forgotten = entry(366 * 86400, true), odd = "x" } }))
+  sharing(path).source():get()
+  local names = {}
+  for key in pairs(read(path).tokens) do names[#names + 1] = key end
+  table.sort(names)
+  t.eq(names, { "kept", "live", "source corp" })
+end)
+
+T.test("get(least) is not served with what another process had for long", function(t)
+  local path, now = folder() .. "/corp.json", sys.wall()
+  t.ok(file.write(path, json.encode { version = 1, tokens = {
+    ["source corp"] = { token = "old", issued_at = now - 3350, expires_at = now + 250, serial = 1 } } }))
+  local shared = sharing(path)
+  t.eq(shared.source():get():reveal(), "old", "good enough for most")
+  t.eq(shared.source():get(300):reveal(), "v1")
+  t.eq(shared.source():get(300):reveal(), "v1")
+  t.eq(shared.calls, 1)
+  local short = sharing(folder() .. "/corp.json", { life = 20 })
+  t.eq(short.source():get(300):reveal(), "v1", "no token of this server lasts as long: no endless asking")
+  t.eq(short.calls, 1)
+end)
+
 T.test("a refused token is not taken from the file again; one that another process put there is", function(t)
   local shared = sharing(folder() .. "/corp.json")
   local a, b = shared.source(), shared.source()
@@ -178,6 +279,26 @@ T.test("the lock: waited for without holding up anybody, taken when it is given 
     t.eq(waiter:join(), "v1")
   end)
   t.eq(ticks, 20)
+end)
+
+T.test("a lock that is never given back: 60 seconds, then why; the old token while it lasts", function(t)
+  local path = folder() .. "/corp.json"
+  sys.virtual_clock(true)
+  local back <close> = setmetatable({}, { __close = function() sys.virtual_clock(false) end }) -- luacheck: ignore 211
+  local shared = sharing(path, { fetch = function(n) return "v" .. n, { expires_in = 600 } end })
+  local with_token, without = shared.source(), sharing(path).source("other")
+  t.eq(with_token:get():reveal(), "v1")
+  local lock <close> = t.ok(file.lock(path)) -- luacheck: ignore 211
+  local began = task.now()
+  local err = t.raises({ kind = "auth", phase = "refresh", code = "locked" }, without.get, without)
+  t.match(err.message, "another process has been renewing it for 60 s %(it holds .*corp.json.lock%)")
+  t.near(task.now() - began, 60, 1)
+  task.sleep(600 - 80 - 60) -- mandatory soon
+  t.eq(with_token:get():reveal(), "v1", "advisory: nobody waits")
+  t.ok(with_token:state().refreshing)
+  T.until_(function() return not with_token:state().refreshing end, 100)
+  t.eq(with_token:state().failed, 1)
+  t.eq(with_token:get():reveal(), "v1")
 end)
 
 T.test("the lock of a task that was cancelled is given back", function(t)

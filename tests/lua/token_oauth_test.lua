@@ -157,6 +157,25 @@ T.test("what a server quotes of our secret does not reach the error", function(t
   end)
 end)
 
+T.test("nor in the forms in which it was sent", function(t)
+  local hard = "ab+cd/ef=gh secretive"
+  local quote = function(req, res)
+    local basic = (req.headers.authorization or ""):gsub("^Basic ", "")
+    local sent = req.body:match "client_secret=([^&]+)" or req.body:match "refresh_token=([^&]+)" or basic
+    res:json(401, { error = "invalid_client", error_description = ("got <%s> from you"):format(sent) })
+  end
+  with({ rest = quote }, function(s)
+    for _, o in ipairs { { client_auth = "basic" }, { client_auth = "basic_raw" }, { client_auth = "post" },
+      { client_secret = "nil", refresh_token = hard } } do
+      if not o.client_secret then o.client_secret = hard end
+      o.retry = false
+      local source = client(s, o)
+      local err = t.raises("auth", source.get, source)
+      t.match(err.message, "got <%[redacted%]> from you", tostring(o.client_auth))
+    end
+  end)
+end)
+
 T.test("a redirect is not followed: the secret goes nowhere else", function(t)
   with({}, function(other)
     with({ rest = { status = 307, headers = { Location = other.url }, body = "" } }, function(s)

@@ -27,7 +27,8 @@ function secret.prefixed(prefix, value) end
 ---@param id string
 ---@param value sluice.Secret|string
 ---@param encoded boolean  id and value form-encoded first, as RFC 6749 2.3.1 wants it
----@return sluice.Secret
+---@return sluice.Secret header
+---@return sluice.Secret bare  without the scheme; looked for in text while somebody holds it
 function secret.basic(name, id, value, encoded) end
 
 ---@param value any

@@ -119,9 +119,10 @@ local function with_token(chunk, file, name, opts, stdout)
   end
 end
 
---- From here on what the script prints goes to stderr. Returns the real stdout.
+--- From here on what the script prints goes to stderr, and what programs print that it starts. Returns
+--- the real stdout.
 local function divert_stdout()
-  local stdout = io.stdout
+  local stdout = require "sluice.core.sys".divert_stdout() or io.stdout
   io.output(io.stderr)
   io.stdout = io.stderr -- luacheck: ignore 122
   function print(...) -- luacheck: ignore 121 131

@@ -15,6 +15,7 @@ local json = require "sluice.json"
 local task = require "sluice.task"
 
 local VERSION = 1
+local KEPT_MAX = 365 * 86400     -- seconds a refresh token that nobody uses is kept
 local LOCK_WAIT = 60             -- seconds
 local PAUSE, PAUSE_MAX = 0.005, 0.1 -- seconds between two looks at a lock that another process has
 local FUTURE_MAX = 60            -- seconds an entry may seem to come from the future
@@ -22,7 +23,8 @@ local SHIELD = 10                -- seconds that a rotation under way has when t
 
 ---@class sluice.token.Cache
 ---@field path string
----@field key string
+---@field key string|fun(): string  one file may hold many credentials; what differs in anything that
+---a server could tell apart must differ here
 local Cache = {}
 Cache.__index = Cache
 
@@ -35,6 +37,27 @@ function cache.expand(path)
   local rest = path:match "^~/(.*)$"
   local home = rest and sys.env "HOME"
   return home and home .. "/" .. rest or path
+end
+
+--- What tells options from others, in a few letters: plain values by what they are, a secret that
+--- changes while we run by its name. Not for showing.
+---@param ... any  tables of options, values, secrets, nil
+---@return string mark  "" when there are none
+function cache.mark(...)
+  local parts = {}
+  local function add(prefix, value)
+    if secrets.is(value) then
+      parts[#parts + 1] = prefix .. (secrets.source(value) and value:name() or secrets.fingerprint(value))
+    elseif type(value) == "table" then
+      for name, item in pairs(value) do add(prefix .. tostring(name) .. "=", item) end
+    elseif value ~= nil then
+      parts[#parts + 1] = prefix .. tostring(value)
+    end
+  end
+  for i = 1, select("#", ...) do add(i .. ":", (select(i, ...))) end
+  if not parts[1] then return "" end
+  table.sort(parts)
+  return "\n#" .. secrets.fingerprint(table.concat(parts, "\n"))
 end
 
 local ignoring = false
@@ -77,7 +100,7 @@ end
 
 --- This credential's entry, when it is one.
 local function entry_of(self, tokens)
-  local entry = tokens[self.key]
+  local entry = tokens[self.current]
   if type(entry) ~= "table" then return nil end
   if entry.token ~= nil and type(entry.token) ~= "string" then return nil end
   if type(entry.issued_at) ~= "number" or type(entry.expires_at) ~= "number" then return nil end
@@ -85,16 +108,21 @@ local function entry_of(self, tokens)
   return entry
 end
 
+--- Is an entry of somebody else's of no use to anybody any more?
+local function is_stale(entry, now)
+  if type(entry) ~= "table" or type(entry.expires_at) ~= "number" then return true end
+  return entry.expires_at < now - (entry.keep and KEPT_MAX or 0)
+end
+
 --- Writes the entry, unless a newer one has come by a way around the lock. Old entries of others go.
 function Cache:write(entry)
   local tokens, now = self:read(), sys.wall()
   for key, other in pairs(tokens) do
-    local ended = type(other) ~= "table" or type(other.expires_at) ~= "number" or other.expires_at < now
-    if ended and not (type(other) == "table" and other.keep) then tokens[key] = nil end
+    if is_stale(other, now) then tokens[key] = nil end
   end
   local there = entry_of(self, tokens)
   if there and (tonumber(there.serial) or 0) >= entry.serial then return end
-  tokens[self.key] = entry
+  tokens[self.current] = entry
   local ok, why = file.write(self.path, json.encode { version = VERSION, tokens = tokens })
   if not ok then unusable(self, "cannot be written", why) end
 end
@@ -159,6 +187,7 @@ end
 ---@return number? life
 ---@return number? interval
 function Cache:obtain(box, old, ask)
+  self.current = type(self.key) == "function" and self.key() or self.key
   local made, why, code = file.make_folder(self.path)
   if not made then unusable(self, "has no place", why, code) end
   local value, left, life, interval = usable(self, entry_of(self, self:read()), box, old)

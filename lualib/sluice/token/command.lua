@@ -114,7 +114,10 @@ function command.new(opts)
   local name = o.name or words[1]:match "[^/]*$"
   return source.new {
     name = name, ttl = o.ttl, timeout = o.timeout + 5, cache = o.cache, -- 5: for a group that ignores SIGTERM
-    key = "command\n" .. (o.name or table.concat(words, "\n")),
+    key = function()
+      return "command\n" .. table.concat(words, "\n")
+        .. require "sluice.token.cache".mark(o.env, o.input, o.folder, o.name)
+    end,
     fetch = function()
       local mock = mocked.secret(name)
       if mock then return mock end

@@ -51,20 +51,25 @@ local function encode(text)
   end))
 end
 
-local function form(fields)
+local function form(name_of, fields, held)
   local names, parts = {}, {}
   for name in pairs(fields) do names[#names + 1] = name end
   table.sort(names)
   for _, name in ipairs(names) do
     local value = fields[name]
-    if secrets.is(value) then value = secrets.text(value) end
-    parts[#parts + 1] = encode(name) .. "=" .. encode(tostring(value))
+    local hidden = secrets.is(value)
+    if hidden then value = secrets.text(value) end
+    local encoded = encode(tostring(value))
+    if hidden then held[#held + 1] = secrets.new(name_of, encoded) end
+    parts[#parts + 1] = encode(name) .. "=" .. encoded
   end
   return table.concat(parts, "&")
 end
 
---- Headers and body of one request.
+--- Headers and body of one request, and the secrets in the forms they have there: held until the answer
+--- has been read, so that a server that quotes what it was sent does not show them.
 local function request_of(o, client_secret, refresh_token)
+  local held = {}
   local fields = { grant_type = o.grant, scope = o.scope, audience = o.audience, resource = o.resource,
     refresh_token = refresh_token }
   local headers = { Accept = "application/json", ["Content-Type"] = "application/x-www-form-urlencoded" }
@@ -75,9 +80,9 @@ local function request_of(o, client_secret, refresh_token)
   elseif o.client_auth == "none" then
     fields.client_id = o.client_id
   else
-    headers.Authorization = secrets.basic(o.name, o.client_id, client_secret, o.client_auth == "basic")
+    headers.Authorization, held[1] = secrets.basic(o.name, o.client_id, client_secret, o.client_auth == "basic")
   end
-  return headers, form(fields)
+  return headers, form(o.name, fields, held), held
 end
 
 -- Answers ------------------------------------------------------------------------------------------
@@ -160,7 +165,7 @@ local function send(o, refresh_token)
   else
     client_secret = o.client_secret
   end
-  local headers, body = request_of(o, client_secret, refresh_token)
+  local headers, body, held = request_of(o, client_secret, refresh_token) -- luacheck: ignore 211
   local response = http.request { method = "POST", url = o.url, headers = headers, body = body, redirects = 0,
     max_body = BODY_MAX, timeout = { connect = math.min(3, o.timeout), total = o.timeout, idle = o.timeout } }
   return generation, pcall(read, response)
@@ -189,10 +194,15 @@ end
 
 -- The source ---------------------------------------------------------------------------------------
 
+--- The refresh token that the script has, as it is now.
+local function first_of(o)
+  return secrets.is(o.refresh_token) and secrets.current(o.refresh_token) or o.refresh_token
+end
+
 --- The refresh token to send, and what tells whose descendant it is. A first one that the script gives
 --- anew (after a new login) wins over what is kept of the old one.
 local function choose(o, memory, kept)
-  local first = secrets.is(o.refresh_token) and secrets.current(o.refresh_token) or o.refresh_token
+  local first = o.first or first_of(o)
   local origin = secrets.fingerprint(first)
   if kept and kept.origin == origin and type(kept.refresh_token) == "string" then
     return kept.refresh_token, origin
@@ -217,6 +227,18 @@ local function refresh_grant(o)
     life.keep = { refresh_token = secrets.is(sent) and secrets.text(sent) or sent, origin = origin }
     return value, life
   end
+end
+
+--- Whose token it is, for the cache: what the server is told, and the login it descends from. Two people
+--- with the same client have tokens of their own.
+local function key_of(o)
+  local login = nil
+  if o.grant == "refresh_token" then
+    o.first = first_of(o) -- the refresh that begins here uses the same one
+    login = secrets.fingerprint(o.first)
+  end
+  return table.concat({ "oauth", o.grant, o.url, o.client_id, o.scope or "", o.audience or "", o.resource or "" }, "\n")
+    .. require "sluice.token.cache".mark(o.extra, o.headers, login)
 end
 
 local function client_grant(o)
@@ -264,8 +286,7 @@ function oauth.new(opts)
   local attempts = o.retry and o.retry.attempts or 1
   return source.new {
     name = o.name, ttl = o.ttl, cache = o.cache, rotates = o.grant == "refresh_token",
-    key = table.concat({ "oauth", o.grant, o.url, o.client_id, o.scope or "", o.audience or "",
-      o.resource or "" }, "\n"),
+    key = function() return key_of(o) end,
     timeout = attempts * 2 * o.timeout + (o.retry and (attempts - 1) * math.max(o.retry.max, o.timeout) or 0),
     fetch = o.grant == "refresh_token" and refresh_grant(o) or client_grant(o),
   }

@@ -133,7 +133,7 @@ end
 ---@field ttl number       seconds
 ---@field timeout number   seconds one refresh may take, a wait for other processes aside
 ---@field cache? string    a file
----@field key? string      names the credential in that file
+---@field key? string|fun(): string  names the credential in that file
 ---@field rotates? boolean  once asked, the answer is not given up: a refresh token is good for one use
 
 --- A source whose values come from `spec.fetch`.
