@@ -10,7 +10,10 @@ local attempts = require "sluice.fallback.attempts"
 local step = require "sluice.fallback.step"
 local walk = require "sluice.fallback.walk"
 local ChainStream = require "sluice.fallback.stream"
+local Reply = require "sluice.reply"
 local timeline = require "sluice.timeline"
+
+local PUSHBACK = 5 -- seconds a step waits for a provider that asks to, when another step could answer meanwhile
 
 local CHAIN = options.spec {
   rescue = { type = "function" },
@@ -37,6 +40,19 @@ local function read_chain(chain)
   return named, last
 end
 
+--- How long a step may let the caller wait before it sends: as long as its `after`; without one a few
+--- seconds for a provider that asks for time, and as long as it takes where nobody stands behind it.
+local function set_bounds(steps)
+  local replaced = false -- could a step further down answer when the provider says 429?
+  for i = #steps, 1, -1 do
+    local s = steps[i]
+    if i < #steps then s.patience = s.after end
+    if replaced and not s.patience then s.pushback = PUSHBACK end
+    if s.patience or s.pushback then s.bounds = { patience = s.patience, pushback = s.pushback } end
+    replaced = replaced or step.enters(s, { kind = "rate_limited" })
+  end
+end
+
 --- A chain. Steps are models, chains, functions, or tables { model, … } with these fields:
 ---   after    seconds without first content until the next step starts, too; the first to answer wins
 ---   on       enter the step only for these reasons: kinds of errors, "slow", "declined", "context_length"
@@ -61,6 +77,7 @@ function Fallback.new(chain)
     if s.after and i < last then self.hedges = true end
   end
   if last == 0 then options.raise "sluice.fallback: the list of steps is empty" end
+  set_bounds(self.steps)
   local first = self.steps[1]
   if not (self.hedges or first.is_rule or first.check) then self.plain = first end
   return self
@@ -110,14 +127,14 @@ function Fallback:ask(req, opts)
   end
   -- Nearly always the first step answers at once: then nothing is written down that nobody may read.
   local started, target = core.now(), first.target
-  local ok, reply = pcall(target.ask, target, req)
-  if ok and rawget(reply, "attempts") == nil and rawget(reply, "asked_by") == nil then
+  local ok, reply = pcall(target.ask, target, req, first.bounds)
+  if ok and getmetatable(reply) == Reply and rawget(reply, "attempts") == nil and rawget(reply, "asked_by") == nil then
     reply.asked_by = first -- for Reply's attempts
     return reply
   end
   local w = begin(self, req, false, opts, started)
-  if ok then return conclude(w, reply, first, nil, started) end
-  return conclude(w, walk.after_first(w, reply))
+  if ok and reply ~= nil then return conclude(w, reply, first, nil, started) end
+  return conclude(w, walk.after_first(w, ok, reply))
 end
 
 --- The same for a stream: returns when a step has committed. What breaks later, before anything of it
@@ -133,6 +150,13 @@ function Fallback:stream(req, opts)
   local rescue = not (opts and opts.whole) and self.rescue or nil -- an ask rather moves on
   return ChainStream.new { walk = w, step = s, answer = answer, rescue = rescue, began = started,
     degraded = walk.degraded(w, s, why, answer.degraded) }
+end
+
+--- As a step that is started for the slowness of another: its own first step is what will be asked, and
+--- paid for. See sluice.Model:pay_hedge.
+---@return number?
+function Fallback:pay_hedge()
+  return step.pay(self.steps[1].target)
 end
 
 return Fallback

@@ -451,6 +451,7 @@ local function new_stream(run, handle)
     model = self.opts.model,
     started = run.sent,
     request_id = request_id,
+    earlier = run.entries, waited = run.waited, -- for attempts, when it is left before its end
     decorate = function(err)
       err.request_id = err.request_id or request_id
       if permit and err.kind == "interrupted" then permit:broke(err) end

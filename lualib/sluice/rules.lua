@@ -142,6 +142,11 @@ function Rules:stream(req, opts)
   return self.chain:stream(req, opts)
 end
 
+---@return number?
+function Rules:pay_hedge()
+  return self.chain:pay_hedge()
+end
+
 function Rules:__tostring()
   return ("rules %s (version %d%s)"):format(self.path, self.version, self.fault and ", last edit broken" or "")
 end

@@ -346,7 +346,7 @@ local function cancelled_at(seconds, f)
 end
 
 test("cancelled while a retry is pending", function(t)
-  local a, b = t.model { { status = 503, retry_after = 10 }, { text = "a" }, retry = {} }, t.model { { text = "b" } }
+  local a, b = t.model { { status = 503, retry_after = 4 }, { text = "a" }, retry = {} }, t.model { { text = "b" } }
   cancelled_at(3, asking(sluice.fallback { a, b }))
   t.eq({ t.clock(), a.calls, b.calls }, { 3, 1, 0 })
 end)

@@ -139,13 +139,13 @@
 ---@field message? string                  of a failure
 ---@field elapsed number                   seconds from sending it to its end; 0 when it was refused before
 ---@field waited? number                   seconds before it was sent: for a limit, or since the attempt before
----@field usage? sluice.Usage              of the one that answered
+---@field usage? sluice.Usage              of the one that answered, and of one that was stopped as far as it is known
 ---@field request_id? string               the provider's id of the HTTP request
 ---@field usd? number                      what it cost, under a budget with prices
 ---@field step? integer|"rescue"           of a fallback: which step
 ---@field name? string                     of a fallback: the step's name; "outer > inner" for a chain inside
 ---@field at? number                       of a fallback: seconds from the call to this attempt
----@field cancelled? boolean               of a fallback: it was stopped, because another step was first
+---@field cancelled? boolean               of a fallback: it was stopped, because another step was first, or its reader left
 
 ---Where an answer of a fallback comes from, when it is not the first step's.
 ---@class sluice.Degraded

@@ -62,7 +62,13 @@ end
 ---@param s sluice.Step
 ---@param started number
 ---@param elapsed number
-function attempts.add_cancelled(list, s, started, elapsed)
+---@param outcome? any  what it had come to, unnoticed: an answer too late was paid for, a failure is one
+function attempts.add_cancelled(list, s, started, elapsed, outcome)
+  if outcome ~= nil then
+    attempts.add(list, s, outcome, started, elapsed)
+    if not (errors.is(outcome) or type(outcome) == "string") then list[#list].cancelled = true end
+    return
+  end
   local target = s.target
   local opts = type(target) == "table" and type(target.opts) == "table" and target.opts or {}
   list[#list + 1] = { step = s.index, name = s.name, at = started, elapsed = elapsed, cancelled = true,

@@ -153,12 +153,22 @@ local function hold_back(s, stream)
   return held
 end
 
+--- Pays for a hedge, where payment is due. Returns what was paid; nil: the account is empty.
+---@param target any
+---@return number?
+function step.pay(target)
+  if type(target) ~= "table" or type(target.pay_hedge) ~= "function" then return 0 end
+  return target:pay_hedge()
+end
+
 ---How a step is to be run.
 ---@class sluice.Manner
 ---@field streaming boolean    the chain was asked for a stream
 ---@field hedged boolean       others may be running: first content must show, so an ask is streamed, too
 ---@field opts? table          for the model: patience, paid, whole
 ---@field on_content? fun()    first content is there, but not the commit
+---@field hedge? boolean       it is started for another one's slowness: a model that a rule names is to be paid for
+---@field unpaid? boolean      … and could not be, so that the rule counts as not asked yet
 
 --- Asks a model or a chain.
 local function ask(s, target, req, manner)
@@ -180,6 +190,21 @@ end
 
 local function is_stream(value)
   return type(value.events) == "function" and type(value.reply) == "function"
+end
+
+--- Asks the model that a rule has named; nil: as a hedge it could not be paid for.
+local function ask_named(s, target, req, manner)
+  if manner.hedge then
+    local paid = step.pay(target)
+    if not paid then
+      manner.unpaid = true
+      return nil
+    end
+    local opts = { paid = paid > 0 and paid or nil }
+    for key, value in pairs(manner.opts or {}) do opts[key] = value end
+    manner.opts = opts
+  end
+  return ask(s, target, req, manner)
 end
 
 --- A reply of a rule's: whole, and nobody else's.
@@ -204,7 +229,7 @@ local function run_rule(s, req, why, manner)
   if type(value) == "string" then return check_reply(s, reply_of(s, value)) end
   if type(value) ~= "table" then wrong_value(s, value) end
   if is_askable(value) then
-    return ask(s, value, changed == nil and req or changed, manner)
+    return ask_named(s, value, changed == nil and req or changed, manner)
   elseif is_stream(value) then
     if manner.streaming then return hold_back(s, value) end
     local opening <close> = setmetatable({ stream = value }, Closing)

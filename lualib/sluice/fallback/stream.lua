@@ -17,7 +17,8 @@ local walk = require "sluice.fallback.walk"
 
 ---@class sluice.ChainStream : sluice.Stream
 ---@field degraded? sluice.Degraded
----@field attempts table[]
+---@field attempts table[]  who was asked so far; who is being read comes last, when it has ended: complete, broken, or
+---left (`cancelled`)
 local ChainStream = { __name = "sluice.fallback.stream", __sluice_handle = "inner" }
 ChainStream.__index = ChainStream
 
@@ -38,6 +39,7 @@ end
 
 --- From here on the stream's events are those of `source`: a stream, or a reply.
 local function set_source(self, source)
+  self.settled = false
   self.model, self.provider = source.model, source.provider
   if type(source.events) == "function" then
     self.inner, self.whole, self.list = source, nil, nil
@@ -59,8 +61,10 @@ end
 
 -- When it breaks ----------------------------------------------------------------------------------
 
---- Writes down how the part under way has ended.
+--- Writes down, once, how the part under way has ended.
 local function settle(self, outcome)
+  if self.settled then return end
+  self.settled = true
   attempts.add(self.attempts, self.step, outcome, self.began - self.walk.started, core.now() - self.began)
 end
 
@@ -160,6 +164,7 @@ local function iterator(self, method)
       local ok, value = pcall(iterate, state, last)
       if ok then
         last, self.delivered = value, true
+        if value == nil and not self.result and not self.closed then self:reply() end -- writes down who has answered
         return value
       end
       local switch = mend(self, value)
@@ -213,11 +218,32 @@ function ChainStream:reply()
   return reply
 end
 
+--- What is known of a stream that is left before its end: as a reply would tell it.
+local function left_by_reader(self)
+  local stream = self.inner
+  while type(stream) == "table" do
+    if getmetatable(stream) == ChainStream then return { attempts = stream.attempts } end
+    local assembler = rawget(stream, "assembler")
+    if assembler then
+      local last = { provider = stream.provider, model = stream.model, usage = assembler:usage(),
+        elapsed = core.now() - stream.started, waited = stream.waited }
+      local list = table.move(stream.earlier or {}, 1, #(stream.earlier or {}), 1, {})
+      list[#list + 1] = last
+      return { attempts = list }
+    end
+    stream = rawget(stream, "inner")
+  end
+  return { provider = self.provider, model = self.model }
+end
+
 --- Closes what is being read. Closing twice does nothing.
 function ChainStream:close()
   if self.closed then return end
   self.closed = true
   if self.inner then step.close(self.inner) end
+  if self.settled then return end
+  settle(self, left_by_reader(self))
+  self.attempts[#self.attempts].cancelled = true
 end
 
 ChainStream.__close = ChainStream.close

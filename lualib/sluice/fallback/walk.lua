@@ -91,16 +91,28 @@ local function give_up(w)
     message = ("every step of the %s declined"):format(w.name) }
 end
 
+local function least(a, b)
+  return a and b and math.min(a, b) or a or b
+end
+
 --- What a model is told about the call (sluice.CallOptions), or nil.
 local function options_for(w, i, whole, paid)
-  local outer, patience = w.opts, nil
-  if i < #w.steps then patience = w.steps[i].after end
-  if not (patience or whole or paid or outer or w.call) then return nil end
-  if outer and outer.patience then patience = math.min(patience or math.huge, outer.patience) end
-  return { patience = patience, paid = paid, whole = whole or outer and outer.whole or nil, call = w.call }
+  local outer, s = w.opts, w.steps[i]
+  if not (s.bounds or whole or paid or outer or w.call) then return nil end
+  local patience, pushback = s.patience, s.pushback
+  if outer then
+    patience, pushback = least(patience, outer.patience), least(pushback, outer.pushback)
+    whole = whole or outer.whole
+    if i == 1 then paid = paid or outer.paid end -- the hedge that this chain is starts with its first step
+  elseif s.bounds and not (whole or paid or w.call) then
+    return s.bounds
+  end
+  return { patience = patience, pushback = pushback, paid = paid, whole = whole or nil, call = w.call }
 end
 
 -- Without a hedge: one step after the other, in this task ------------------------------------------------
+
+local START = { kind = "start" }
 
 -- How a step is run when nothing special is to be said: most are.
 local ASK, STREAM = { streaming = false, hedged = false }, { streaming = true, hedged = false }
@@ -155,9 +167,10 @@ local function launch(r, i, why, paid)
   local s = r.steps[i]
   local run = { step = s, why = why, started = now() }
   r.runs[#r.runs + 1] = run
+  local beside = why.kind == "slow" and r.running > 0
   r.last, r.running, r.unpaid[i] = math.max(r.last, i), r.running + 1, nil
   local manner = { streaming = r.streaming, hedged = true, opts = options_for(r, i, not r.streaming, paid),
-    on_content = function() r.inbox:send { "content", run } end }
+    hedge = beside, on_content = function() r.inbox:send { "content", run } end }
   run.handle = r.group:spawn(function()
     local ok, value = pcall(step.run, s, r.req, why, manner)
     if run.stopped then -- it was done before it could be stopped
@@ -165,6 +178,7 @@ local function launch(r, i, why, paid)
       return
     end
     run.ok, run.value = ok, value
+    if manner.unpaid then r.unpaid[i] = true end
     r.inbox:send { "end", run }
     if ok then return value end -- joined by the winner's path, so that a stream changes hands
   end)
@@ -176,7 +190,7 @@ local function stop(r, run, winner)
   if run.ok then step.close(run.value) end
   r.running = r.running - 1
   r.lost[#r.lost + 1] = run.step.index
-  attempts.add_cancelled(r.attempts, run.step, run.started - r.started, now() - run.started)
+  attempts.add_cancelled(r.attempts, run.step, run.started - r.started, now() - run.started, run.value)
   if timeline.on then timeline.on:stopped(r, run.step, winner and winner.step) end
 end
 
@@ -199,27 +213,24 @@ local function awaited(r)
   return nil
 end
 
---- Pays for a hedge, where payment is due; nil: the account is empty.
-local function pay(s)
-  local target = s.target
-  if type(target) ~= "table" or type(target.pay_hedge) ~= "function" then return 0 end
-  return target:pay_hedge()
-end
-
---- `run` has been silent for too long: the next step that can be paid for starts beside it.
-local function hedge(r, run)
-  run.hedged = true
-  local why = why_of(r, "slow")
-  local i = next_step(r, r.last, why)
+--- Starts step `i`, or the next one that can be paid for, beside those under way.
+local function start_beside(r, run, i, why, declined)
   while i do
-    local paid = pay(r.steps[i])
+    local paid = step.pay(r.steps[i].target)
     if paid then
-      if timeline.on then timeline.on:moves_on(r, run.step, r.steps[i], why) end
+      if timeline.on then timeline.on:moves_on(r, run.step, r.steps[i], why, declined) end
       return launch(r, i, why, paid > 0 and paid or nil)
     end
     r.unpaid[i] = true -- a failure will start it, if nothing else helps: that is never refused
     i = next_step(r, i, why)
   end
+end
+
+--- `run` has been silent for too long.
+local function hedge(r, run)
+  run.hedged = true
+  local why = why_of(r, "slow")
+  start_beside(r, run, next_step(r, r.last, why), why)
 end
 
 --- Could one of those under way still answer what this failure is about?
@@ -232,7 +243,8 @@ end
 
 --- The step to go to when `run` has failed or declined.
 local function after_failure(r, why)
-  for i = 1, r.last do
+  local failed = why.kind ~= "slow" or r.running == 0
+  for i = 1, failed and #r.steps or 0 do
     if r.unpaid[i] and step.enters(r.steps[i], why) then return i end
   end
   local following = next_step(r, r.last, why)
@@ -264,6 +276,7 @@ local function ended(r, run)
   if not following and r.running == 0 then give_up(r) end
   -- a hedge that fails while a later step runs changes nothing
   if following and (run.step.index == r.last or r.running == 0) then
+    if why.kind == "slow" and r.running > 0 then return start_beside(r, run, following, why, run.ok) end
     if timeline.on then timeline.on:moves_on(r, run.step, r.steps[following], why, run.ok) end
     launch(r, following, why)
   end
@@ -323,10 +336,11 @@ end
 --- The first step was asked without ado, and has failed: goes on as walk.run would have.
 ---@async
 ---@param w sluice.Walk
+---@param ok boolean     it declined
 ---@param err any
 ---@return sluice.Reply|sluice.Stream answer, sluice.Step s, sluice.Why why, number started
-function walk.after_first(w, err)
-  return sequence(w, leave(w, w.steps[1], false, err, nil, w.started))
+function walk.after_first(w, ok, err)
+  return sequence(w, leave(w, w.steps[1], ok, err, START, w.started))
 end
 
 --- The stream that a step has committed broke before anybody saw anything of it: goes on as if the step

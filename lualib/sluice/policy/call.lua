@@ -46,6 +46,8 @@ local ASK_TOTAL, STREAM_TOTAL = 60, 600 -- seconds, unless timeout.total is give
 ---@class sluice.CallOptions
 ---@field patience? number  seconds: no wait of the call's own (a limit, a back-off) is to be longer; a fallback
 ---has a better use for the time
+---@field pushback? number  seconds: the same, but only of waits that a failure brings: a back-off, a Retry-After, the
+---gate after a 429. Waits for limits of one's own are no trouble of the provider's
 ---@field paid? number      what model:pay_hedge() took: it comes back when this call succeeds
 ---@field whole? boolean    of a stream: its answer is wanted whole, so the time limit of an ask holds
 ---@field call? integer     the number of the call in the timeline
@@ -138,7 +140,7 @@ function call.charge(run)
     local left = core.left()
     if left and left < most then most, by = left, "deadline" end
     local waited
-    charge, waited = limiter:acquire(input, max_tokens, most, by)
+    charge, waited = limiter:acquire(input, max_tokens, most, by, run.opts and run.opts.pushback)
     if waited > 0 then run.waited = (run.waited or 0) + waited end
   end
   run.charge = charge
@@ -269,7 +271,9 @@ local function again(run, err)
   if opts then
     local first = first_sent(run)
     local useful = left and retry.min_useful(model.timeout, left + (first and now() - first or 0))
-    delay = retry.delay(err, run.attempt, opts, sys.random(), left, useful, run.opts and run.opts.patience)
+    local told, patience = run.opts, nil
+    if told then patience = math.min(told.patience or math.huge, told.pushback or math.huge) end
+    delay = retry.delay(err, run.attempt, opts, sys.random(), left, useful, patience)
   end
   if delay and breaker then
     local refused, wait = breaker:peek()

@@ -231,6 +231,7 @@ end
 local BOUND = {
   max_wait = "limit.max_wait allows %s",
   patience = "another step takes over after %s",
+  pushback = "another step takes over rather than wait more than %s for it",
   deadline = "the deadline is in %s",
   total = "timeout.total leaves %s",
 }
@@ -249,6 +250,14 @@ local function refuse_quota(self, now)
     message = ("not asked: %s ago the provider said: %s"):format(seconds(now - self.quota_at), cause.message) }
 end
 
+--- A gate that is shut for longer than this one wants to wait for the provider.
+local function check_gate(self, waiter, now)
+  local wait, most = self.gate_until - now, waiter.pushback
+  if not most or wait <= most then return end
+  waiter.patience, waiter.bound = most, "pushback"
+  refuse(self, waiter, wait, now)
+end
+
 ---@async
 local function wait_in_line(self, waiter)
   join(self, waiter)
@@ -256,6 +265,7 @@ local function wait_in_line(self, waiter)
   while true do
     local now = self.now()
     if self.quota_error and self.gate_until > now then refuse_quota(self, now) end
+    check_gate(self, waiter, now)
     local at_head, wait = self.head == waiter, self.gate_until - now
     if at_head then
       wait = predict(self, waiter.input, waiter.output, now, 0)
@@ -289,14 +299,16 @@ end
 ---@param max_tokens? integer the most the answer may have
 ---@param patience number     seconds, may be math.huge
 ---@param bound "max_wait"|"patience"|"deadline"|"total"  what sets it: for the message
+---@param pushback? number    seconds the gate after a 429 may be shut, when that is to be less
 ---@return sluice.Charge      to be closed, and settled when the answer is there
 ---@return number waited      seconds
-function Limiter:acquire(input, max_tokens, patience, bound)
+function Limiter:acquire(input, max_tokens, patience, bound, pushback)
   local now = self.now()
   local output = output_tokens(self, max_tokens)
   if self.quota_error and self.gate_until > now then refuse_quota(self, now) end
   local waiter = setmetatable({ limiter = self, input = input, output = output, patience = patience,
-    until_ = now + patience, bound = bound, signal = sync.semaphore(1) }, Waiter)
+    until_ = now + patience, bound = bound, pushback = pushback, signal = sync.semaphore(1) }, Waiter)
+  check_gate(self, waiter, now)
   local wait = predict(self, input, output, now, self.waiting, self.queued_input, self.queued_output)
   if wait >= patience then refuse(self, waiter, wait, now) end
   waiter.signal:try_acquire()
