@@ -5,13 +5,13 @@
 -- Reading order: Fallback.new, Fallback:ask, Fallback:stream.
 
 local core = require "sluice.core.task"
+local observe = require "sluice.observe"
 local options = require "sluice.options"
 local attempts = require "sluice.fallback.attempts"
 local step = require "sluice.fallback.step"
 local walk = require "sluice.fallback.walk"
 local ChainStream = require "sluice.fallback.stream"
 local Reply = require "sluice.reply"
-local timeline = require "sluice.timeline"
 
 local PUSHBACK = 5 -- seconds a step waits for a provider that asks to, when another step could answer meanwhile
 
@@ -93,10 +93,8 @@ end
 
 ---@return sluice.Walk
 local function begin(self, req, streaming, opts, started)
-  local call = opts and opts.call
-  if timeline.on then call = timeline.on:call(call) end
   return { steps = self.steps, name = self.name, req = req, streaming = streaming, opts = opts, hedges = self.hedges,
-    started = started or core.now(), attempts = {}, errors = {}, tried = 0, call = call }
+    started = started or core.now(), attempts = {}, errors = {}, tried = 0 }
 end
 
 --- The winner's reply, in the words of the whole chain.
@@ -107,7 +105,7 @@ local function conclude(w, reply, s, why, started)
   reply.attempts = w.attempts
   reply.elapsed = core.now() - w.started
   if reply.ttft then reply.ttft = before + reply.ttft end
-  if timeline.on then timeline.on:answered(w, s, why) end
+  if observe.on then observe.answered(w, s, why) end
   return reply
 end
 
@@ -121,8 +119,9 @@ end
 ---@return sluice.Reply
 function Fallback:ask(req, opts)
   local first = self.plain
-  if not first or opts or timeline.on then
+  if not first or opts or observe.on then
     local w = begin(self, req, false, opts)
+    local seen <close> = observe.on and observe.chain(w) -- luacheck: ignore 211
     return conclude(w, walk.run(w))
   end
   -- Nearly always the first step answers at once: then nothing is written down that nobody may read.
@@ -145,8 +144,9 @@ end
 ---@return sluice.Stream
 function Fallback:stream(req, opts)
   local w = begin(self, req, true, opts)
+  local seen <close> = observe.on and observe.chain(w) -- luacheck: ignore 211
   local answer, s, why, started = walk.run(w)
-  if timeline.on then timeline.on:answered(w, s, why) end
+  if observe.on then observe.answered(w, s, why) end
   local rescue = not (opts and opts.whole) and self.rescue or nil -- an ask rather moves on
   return ChainStream.new { walk = w, step = s, answer = answer, rescue = rescue, began = started,
     degraded = walk.degraded(w, s, why, answer.degraded) }

@@ -8,6 +8,7 @@ local core = require "sluice.core.task"
 local http = require "sluice.core.http"
 local sys = require "sluice.core.sys"
 local json = require "sluice.json"
+local observe = require "sluice.observe"
 local assemble = require "sluice.assemble"
 local errors = require "sluice.errors"
 local options = require "sluice.options"
@@ -21,7 +22,6 @@ local Reply = require "sluice.reply"
 local secret = require "sluice.secret"
 local tokens = require "sluice.core.token"
 local Stream = require "sluice.stream"
-local timeline = require "sluice.timeline"
 local authorized = require "sluice.token.authorized"
 
 local ASK_TOTAL, STREAM_TOTAL = 60, 600 -- seconds, unless timeout.total is given
@@ -385,7 +385,7 @@ local function ask_once(run)
   if charge then charge.state = "sent" end
   local sent = core.now()
   run.sent = sent
-  if timeline.on then timeline.on:sent(run) end
+  if observe.on then observe.sent(run) end
   local total = run.first and call.total(run) or nil
   local response, kind, phase, message, elapsed
   if name then response, kind, phase, message, elapsed = run.endpoint:request(run.body, total, name, run.id)
@@ -495,7 +495,7 @@ local function stream_once(run)
   local guard <close> = breaker and not permit and call.enter(run) -- luacheck: ignore 211
   if charge then charge.state = "sent" end
   run.sent = core.now()
-  if timeline.on then timeline.on:sent(run) end
+  if observe.on then observe.sent(run) end
   local total = (run.first or not run.streaming) and call.total(run) or nil
   local handle, kind, phase, message, elapsed
   if name then handle, kind, phase, message, elapsed = run.endpoint:stream(run.body, total, name, run.id)

@@ -49,6 +49,7 @@ end
 
 --- The answer is complete, broken, or given up: what it has used is known now.
 local function settle(self)
+  if self.on_end then self:on_end() end
   local charge = self.charge
   if not charge then return end
   self.charge = nil
@@ -254,7 +255,7 @@ function Stream:close()
     settle(self)
   end
   self.handle:close()
-  if self.on_close then self.on_close(self) end -- a budget settles its account
+  if self.on_end then self:on_end() end
 end
 
 Stream.__close = Stream.close

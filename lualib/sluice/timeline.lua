@@ -1,6 +1,5 @@
---- What happened to each request: who was asked, when, what came, why a chain moved on.
--- Owns: the list of events while somebody wants it, and its form as text. Off, it costs its users one
--- look at `timeline.on`.
+--- What happened to each request, as text: who was asked, when, what came, why a chain moved on.
+-- Owns: the list of events while somebody wants it, and its form. An observer (observe.lua).
 -- Never: keeps a prompt, an answer or a credential.
 --
 --   sluice run --mock=outage.lua script.lua      prints it at the end
@@ -8,6 +7,7 @@
 
 local core = require "sluice.core.task"
 local errors = require "sluice.errors"
+local observe = require "sluice.observe"
 
 local EVENTS_MAX = 1000 -- the latest are kept, at least so many
 local WORDS_MAX = 160   -- bytes of a failure's words
@@ -24,43 +24,41 @@ local WORDS_MAX = 160   -- bytes of a failure's words
 local Timeline = { __name = "sluice.timeline" }
 Timeline.__index = Timeline
 
-local timeline = {
-  on = nil, ---@type sluice.Timeline?
-}
+local timeline = {}
+local recording ---@type sluice.Timeline?
 
 --- Begins to record.
 ---@return sluice.Timeline
 function timeline.start()
-  timeline.on = setmetatable({ events = {}, calls = 0, forgotten = 0, started = core.now() }, Timeline)
-  return timeline.on
+  timeline.stop()
+  recording = setmetatable({ events = {}, calls = 0, forgotten = 0, started = core.now() }, Timeline)
+  return observe.subscribe(recording)
 end
 
 --- Ends the recording, and returns it.
 ---@return sluice.Timeline?
 function timeline.stop()
-  local recorded = timeline.on
-  timeline.on = nil
+  local recorded = recording
+  recording = nil
+  if recorded then observe.unsubscribe(recorded) end
   return recorded
 end
 
-local function add(self, call, who, what)
-  local events = self.events
+local function add(self, record, at, what)
+  local events, before = self.events, self.before
+  if not before then -- calls are counted from the start of the recording
+    before = record.number - 1
+    self.before = before
+  end
+  local number = record.number - before
+  self.calls = math.max(self.calls, number)
   if #events >= 2 * EVENTS_MAX then -- the latest are what one looks for
     table.move(events, EVENTS_MAX + 1, #events, 1)
     for i = #events, EVENTS_MAX + 1, -1 do events[i] = nil end
     self.forgotten = self.forgotten + EVENTS_MAX
   end
-  events[#events + 1] = { at = core.now() - self.started, call = call, who = who,
+  events[#events + 1] = { at = at - self.started, call = number, who = record.name,
     what = errors.one_line(what, 2 * WORDS_MAX) }
-end
-
---- A new number for a call, unless it is part of one that has a number.
----@param call? integer
----@return integer
-function Timeline:call(call)
-  if call then return call end
-  self.calls = self.calls + 1
-  return self.calls
 end
 
 -- Words ---------------------------------------------------------------------------------------------
@@ -87,74 +85,45 @@ local function answer(reply)
 end
 
 -- Models --------------------------------------------------------------------------------------------
--- `run` is the call of a model (policy/call.lua): model, attempt, sent, began, waited, opts.
 
-local function number_of(self, run)
-  if not run.call then run.call = self:call(run.opts and run.opts.call) end
-  return run.call
+function Timeline:attempt_sent(call, at)
+  local text = call.attempt > 1 and ("asked again, attempt %d"):format(call.attempt) or "asked"
+  if call.attempt == 1 and call.waited > 0 then
+    text = ("%s, after %s of waiting for a limit"):format(text, seconds(call.waited))
+  end
+  add(self, call, at, text)
 end
 
---- A request is sent.
-function Timeline:sent(run)
-  local text = run.attempt > 1 and ("asked again, attempt %d"):format(run.attempt) or "asked"
-  if run.attempt == 1 and (run.waited or 0) > 0 then
-    text = ("%s, after %s of waiting for a limit"):format(text, seconds(run.waited))
-  end
-  run.asked = true
-  add(self, number_of(self, run), run.model.name, text)
+function Timeline:content(call, at)
+  add(self, call, at, "first content after " .. seconds(at - call.sent))
 end
 
---- An attempt has succeeded: a whole reply, or a stream that has committed.
-function Timeline:came(run, result)
-  local call, name = number_of(self, run), run.model.name
-  if not result.events then
-    return add(self, call, name, ("answered after %s: %s"):format(seconds(core.now() - run.sent), answer(result)))
-  end
-  add(self, call, name, ("first content after %s"):format(seconds(core.now() - run.sent)))
-  local on_close = result.on_close
-  function result.on_close(stream)
-    if on_close then on_close(stream) end
-    self:ended(run, stream)
-  end
-end
-
---- A stream was closed.
-function Timeline:ended(run, stream)
-  local after = seconds(core.now() - run.sent)
-  local text
-  local broken = stream.failure
-  if broken then text = ("broke off after %s: %s"):format(after, failure(broken.cause or broken))
-  elseif stream.over then
-    text = ("complete after %s: %s"):format(after,
-      answer { finish_reason = stream.assembler:reason(), usage = stream.assembler:usage() })
-  else
-    text = ("closed by the reader after %s"):format(after)
-  end
-  add(self, run.call, run.model.name, text)
-end
-
---- An attempt has failed before its commit; `delay` seconds until the next one, or nil.
-function Timeline:failed(run, err, delay)
-  local after = run.asked and (" after %s"):format(seconds(core.now() - run.sent)) or ""
-  local text = run.asked and ("failed%s: %s"):format(after, failure(err)) or "refused here: " .. failure(err)
+local function tries_again(text, err, delay)
   if delay then text = ("%s; tries again in %s"):format(text, seconds(delay)) end
   if errors.is(err) and err.budget then text = text .. "; the retry quota is used up" end
-  run.asked = false
-  add(self, number_of(self, run), run.model.name, text)
+  return text
 end
 
-local Watch = {}
-Watch.__index = Watch
-function Watch:__close(err)
-  if err == nil or not errors.is(err, "cancelled") then return end
-  local run = self.run
-  local text = run.asked and ("cancelled after %s"):format(seconds(core.now() - run.sent)) or "cancelled while waiting"
-  add(self.timeline, number_of(self.timeline, run), run.model.name, text)
+function Timeline:attempt_ended(call, at, outcome, what, delay)
+  local after = seconds(at - call.sent)
+  local text
+  if outcome == "ok" then
+    text = ("%s after %s: %s"):format(call.streaming and "complete" or "answered", after, answer(what))
+  elseif outcome == "interrupted" then text = ("broke off after %s: %s"):format(after, failure(what.cause or what))
+  elseif outcome == "abandoned" then text = "closed by the reader after " .. after
+  elseif outcome == "cancelled" then
+    text = "cancelled after " .. after
+    call[self] = true
+  else text = tries_again(("failed after %s: %s"):format(after, failure(what)), what, delay) end
+  add(self, call, at, text)
 end
 
---- Something to be closed when the call is left: notices that it was cancelled.
-function Timeline:watch(run)
-  return setmetatable({ timeline = self, run = run }, Watch)
+function Timeline:refused(call, at, err, delay)
+  add(self, call, at, tries_again("refused here: " .. failure(err), err, delay))
+end
+
+function Timeline:call_ended(call, at, outcome)
+  if outcome == "cancelled" and not call[self] then add(self, call, at, "cancelled while waiting") end
 end
 
 -- Chains ---------------------------------------------------------------------------------------------
@@ -165,33 +134,25 @@ local function step_text(s)
   return s.name == number and number or ("%s, %s,"):format(number, s.name)
 end
 
---- A chain goes to another step, because the one before was slow, failed, or declined.
----@param declined? boolean
-function Timeline:moves_on(w, from, to, why, declined)
+function Timeline:chain_moved(chain, at, from, to, why, how)
   local text
-  if declined then text = ("%s declined"):format(from.name)
-  elseif why.kind == "slow" then text = ("%s has been silent for %s"):format(from.name, seconds(from.after or 0))
+  if how == "declined" then text = ("%s declined"):format(from.name)
+  elseif how == "slow" then text = ("%s has been silent for %s"):format(from.name, seconds(from.after or 0))
   else text = ("%s failed (%s)"):format(from.name, why.kind) end
-  add(self, w.call or 0, w.name, ("%s: %s starts%s"):format(text, step_text(to),
-    why.kind == "slow" and not declined and " beside it" or ""))
+  add(self, chain, at, ("%s: %s starts%s"):format(text, step_text(to), how == "slow" and " beside it" or ""))
 end
 
---- A step was stopped in favour of another one.
-function Timeline:stopped(w, s, winner)
-  add(self, w.call or 0, w.name, ("%s is cancelled%s"):format(s.name,
-    winner and (", %s was first"):format(winner.name) or ""))
+function Timeline:chain_stopped(chain, at, s, winner)
+  add(self, chain, at, ("%s is cancelled%s"):format(s.name, winner and (", %s was first"):format(winner.name) or ""))
 end
 
---- A step has won.
-function Timeline:answered(w, s, why)
-  add(self, w.call or 0, w.name, ("%s answers%s"):format(step_text(s),
+function Timeline:chain_answered(chain, at, s, why)
+  add(self, chain, at, ("%s answers%s"):format(step_text(s),
     s.index > 1 and (": degraded (%s)"):format(why.kind) or ""))
 end
 
---- A stream broke after text was delivered, and the rescue goes on in its place.
-function Timeline:rescued(w, err)
-  add(self, w.call or 0, w.name, ("the stream broke off, %d bytes into the answer: rescue goes on")
-    :format(#(err.partial or "")))
+function Timeline:chain_rescued(chain, at, err)
+  add(self, chain, at, ("the stream broke off, %d bytes into the answer: rescue goes on"):format(#(err.partial or "")))
 end
 
 -- As text ---------------------------------------------------------------------------------------------

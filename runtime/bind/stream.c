@@ -37,6 +37,7 @@ struct http_stream {
   bool has_pending;         /* a user value holds text to hand out first */
   bool halted;              /* the script has what it wants: reading ends here */
   bool closed;
+  int64_t closed_us; /* when: whoever looks may come much later */
 };
 
 /* User values: what must live as long as the stream, and text put back. */
@@ -64,6 +65,7 @@ static void undo(struct task *waiting) {
 static void shut(struct http_stream *s) {
   if (s->closed) return;
   s->closed = true;
+  s->closed_us = loop_refresh_us();
   handle_release(&s->handle);
   stream_free(&s->stream);
   buf_free(&s->scratch);
@@ -486,9 +488,13 @@ static int stream_close(lua_State *L) {
   return 0;
 }
 
+/* stream:closed() -> has it been closed, by whomever?, and when, in seconds of core.now() */
 static int stream_closed(lua_State *L) {
-  lua_pushboolean(L, check_stream(L)->closed);
-  return 1;
+  const struct http_stream *s = check_stream(L);
+  lua_pushboolean(L, s->closed);
+  if (!s->closed) return 1;
+  lua_pushnumber(L, (lua_Number)s->closed_us / 1e6);
+  return 2;
 }
 
 /* stream:reading(): is a task waiting for it? */

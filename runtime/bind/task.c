@@ -248,6 +248,21 @@ static int core_left(lua_State *L) {
   return 1;
 }
 
+/* core.current([more]) -> the running task's id; with `more` also where it was spawned, or nil for the
+** first, and whether it is one of the runtime's own. */
+static int core_current(lua_State *L) {
+  const struct task *t = task_current(L);
+  bool more = lua_toboolean(L, 1);
+  lua_pushinteger(L, (lua_Integer)t->id);
+  if (!more) return 1;
+  if (t->spawned_at[0])
+    lua_pushstring(L, t->spawned_at);
+  else
+    lua_pushnil(L);
+  lua_pushboolean(L, t->base->service);
+  return 3;
+}
+
 static int core_check(lua_State *L) {
   task_check(L);
   return 0;
@@ -340,6 +355,7 @@ int luaopen_sluice_core_task(lua_State *L) {
                                        {"sleep", core_sleep},
                                        {"now", core_now},
                                        {"left", core_left},
+                                       {"current", core_current},
                                        {"check", core_check},
                                        {"adopt", core_adopt},
                                        {"is_cancelled", core_is_cancelled},

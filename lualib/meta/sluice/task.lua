@@ -32,6 +32,13 @@ function task.now() end
 ---@return number? seconds  to the nearest enclosing deadline
 function task.left() end
 
+--- The running task.
+---@param more? boolean
+---@return integer id        never used again in this run
+---@return string? spawned_at  "script.lua:12" (with `more`); nil for the first task
+---@return boolean? service    of the runtime's own (with `more`)
+function task.current(more) end
+
 --- Raises `cancelled` if the running task is.
 function task.check() end
 

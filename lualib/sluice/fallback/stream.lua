@@ -10,9 +10,9 @@
 local core = require "sluice.core.task"
 local attempts = require "sluice.fallback.attempts"
 local errors = require "sluice.errors"
+local observe = require "sluice.observe"
 local step = require "sluice.fallback.step"
 local Reply = require "sluice.reply"
-local timeline = require "sluice.timeline"
 local walk = require "sluice.fallback.walk"
 
 ---@class sluice.ChainStream : sluice.Stream
@@ -111,7 +111,7 @@ local function replace(self, err)
   if broken then step.close(broken) end
   self.step, self.began, self.degraded = s, began, walk.degraded(w, s, why, answer.degraded)
   set_source(self, answer)
-  if timeline.on then timeline.on:answered(w, s, why) end
+  if observe.on then observe.answered(w, s, why) end
   return true
 end
 
@@ -130,7 +130,7 @@ local function mend(self, err)
   self.degraded = { step = "rescue", name = "rescue", why = err.kind, from = from, within = self.degraded }
   self.step, self.began = { index = "rescue", name = "rescue" }, began
   set_source(self, value)
-  if timeline.on then timeline.on:rescued(self.walk, err) end
+  if observe.on then observe.rescued(self.walk, err) end
   if self.whole and self.whole.finish_reason == "rescued" then return nil end -- the same answer, cut short
   return { type = "switch", from = from, to = to, at = #self.before }
 end

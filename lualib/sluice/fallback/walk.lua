@@ -11,10 +11,10 @@ local core = require "sluice.core.task"
 local sync = require "sluice.core.sync"
 local attempts = require "sluice.fallback.attempts"
 local errors = require "sluice.errors"
+local observe = require "sluice.observe"
 local log = require "sluice.log"
 local step = require "sluice.fallback.step"
 local task = require "sluice.task"
-local timeline = require "sluice.timeline"
 
 local now = core.now
 
@@ -29,7 +29,8 @@ local now = core.now
 ---@field attempts table[]
 ---@field errors any[]      of the steps that failed, the first step's first
 ---@field tried integer
----@field call? integer     its number in the timeline
+---@field call? integer     its number, for those who observe
+---@field observed? sluice.ObservedChain
 
 local walk = {}
 
@@ -107,7 +108,8 @@ local function options_for(w, i, whole, paid)
   elseif s.bounds and not (whole or paid or w.call) then
     return s.bounds
   end
-  return { patience = patience, pushback = pushback, paid = paid, whole = whole or nil, call = w.call }
+  return { patience = patience, pushback = pushback, paid = paid, whole = whole or nil, call = w.call,
+    chain = w.observed }
 end
 
 -- Without a hedge: one step after the other, in this task ------------------------------------------------
@@ -139,7 +141,7 @@ local function leave(w, s, ok, err, why, started)
     if not following and step.is_fatal(err) then raise(w, err) end
   end
   if not following then give_up(w) end
-  if timeline.on then timeline.on:moves_on(w, s, w.steps[following], why, ok) end
+  if observe.on then observe.moves_on(w, s, w.steps[following], why, ok) end
   return following, why
 end
 
@@ -191,7 +193,7 @@ local function stop(r, run, winner)
   r.running = r.running - 1
   r.lost[#r.lost + 1] = run.step.index
   attempts.add_cancelled(r.attempts, run.step, run.started - r.started, now() - run.started, run.value)
-  if timeline.on then timeline.on:stopped(r, run.step, winner and winner.step) end
+  if observe.on then observe.stopped(r, run.step, winner and winner.step) end
 end
 
 local function stop_others(r, winner)
@@ -218,7 +220,7 @@ local function start_beside(r, run, i, why, declined)
   while i do
     local paid = step.pay(r.steps[i].target)
     if paid then
-      if timeline.on then timeline.on:moves_on(r, run.step, r.steps[i], why, declined) end
+      if observe.on then observe.moves_on(r, run.step, r.steps[i], why, declined) end
       return launch(r, i, why, paid > 0 and paid or nil)
     end
     r.unpaid[i] = true -- a failure will start it, if nothing else helps: that is never refused
@@ -277,7 +279,7 @@ local function ended(r, run)
   -- a hedge that fails while a later step runs changes nothing
   if following and (run.step.index == r.last or r.running == 0) then
     if why.kind == "slow" and r.running > 0 then return start_beside(r, run, following, why, run.ok) end
-    if timeline.on then timeline.on:moves_on(r, run.step, r.steps[following], why, run.ok) end
+    if observe.on then observe.moves_on(r, run.step, r.steps[following], why, run.ok) end
     launch(r, following, why)
   end
 end
@@ -357,7 +359,7 @@ function walk.go_on(w, s, err)
   if not following and w.lost and not step.is_fatal(err) then following = table.remove(w.lost, 1) end
   if not following then return nil end
   keep_error(w, s, err)
-  if timeline.on then timeline.on:moves_on(w, s, w.steps[following], why) end
+  if observe.on then observe.moves_on(w, s, w.steps[following], why) end
   return (w.hedges and race or sequence)(w, following, why)
 end
 

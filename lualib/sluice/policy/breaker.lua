@@ -14,6 +14,8 @@
 -- Outcomes are success, failure, or neutral: neutral ones (a 429, a bad request, a cancellation) say
 -- nothing about the provider's health; a probe that ends so gives its place back.
 
+local observe = require "sluice.observe"
+
 local BUCKETS = 10     -- the window moves on by a tenth of itself
 local SLEEP_MAX = 60   -- seconds: where the doubling of the sleep window ends
 local JITTER = 0.1     -- so that many processes do not probe at the same moment
@@ -63,12 +65,14 @@ end
 -- States --------------------------------------------------------------------------------------------
 
 local function become(self, status)
+  local before = self.status
   self.status = status
   self.generation = self.generation + 1
   clear_counts(self)
   -- one permit serves all calls of a generation while it carries nothing of its own
   local shared = status == "disabled" or status == "closed" and not self.timed
   self.pass = shared and setmetatable({ breaker = self, generation = self.generation }, Permit) or nil
+  if observe.on and before then observe.on:breaker_changed(self, self.now(), before, status, self.why) end
 end
 
 local function close(self)

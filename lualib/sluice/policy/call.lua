@@ -11,12 +11,12 @@
 local core = require "sluice.core.task"
 local sys = require "sluice.core.sys"
 local errors = require "sluice.errors"
+local observe = require "sluice.observe"
 local limits = require "sluice.policy.limiter"
 local outcome = require "sluice.policy.outcome"
 local quotas = require "sluice.policy.quota"
 local Reply = require "sluice.reply"
 local retry = require "sluice.retry"
-local timeline = require "sluice.timeline"
 
 local now = core.now
 
@@ -41,6 +41,7 @@ local ASK_TOTAL, STREAM_TOTAL = 60, 600 -- seconds, unless timeout.total is give
 ---@field entries? table[]      earlier attempts, for reply.attempts and err.attempts
 ---@field last? sluice.Error    of the attempt before
 ---@field paid? number          what this retry cost
+---@field observed? sluice.ObservedCall
 
 ---What a caller inside sluice may say of a call (model:ask's second argument).
 ---@class sluice.CallOptions
@@ -50,7 +51,8 @@ local ASK_TOTAL, STREAM_TOTAL = 60, 600 -- seconds, unless timeout.total is give
 ---gate after a 429. Waits for limits of one's own are no trouble of the provider's
 ---@field paid? number      what model:pay_hedge() took: it comes back when this call succeeds
 ---@field whole? boolean    of a stream: its answer is wanted whole, so the time limit of an ask holds
----@field call? integer     the number of the call in the timeline
+---@field call? integer     its number, and the chain it is a step of: for those who observe
+---@field chain? sluice.ObservedChain
 
 local call = {}
 
@@ -119,6 +121,7 @@ function call.place(run)
   local limiter = run.model.limiter
   local most, by = bound_of(run, limiter.place_wait or math.huge)
   local from = now()
+  local wait <close> = observe.on and observe.wait(run, "place") -- luacheck: ignore 211
   if most == math.huge then limiter.permits:acquire()
   elseif not limiter.permits:acquire(math.max(0, most)) then
     errors.raise(who(run, { kind = "throttled", code = "concurrency",
@@ -140,6 +143,7 @@ function call.charge(run)
     local left = core.left()
     if left and left < most then most, by = left, "deadline" end
     local waited
+    local wait <close> = observe.on and observe.wait(run, "rate") -- luacheck: ignore 211
     charge, waited = limiter:acquire(input, max_tokens, most, by, run.opts and run.opts.pushback)
     if waited > 0 then run.waited = (run.waited or 0) + waited end
   end
@@ -288,15 +292,18 @@ local function again(run, err)
     if run.last and err.cause == nil and (err.kind == "circuit_open" or err.kind == "throttled") then
       err.cause = run.last
     end
-    if timeline.on then timeline.on:failed(run, err) end
+    if observe.on then observe.failed(run, err) end
     error(call.conclude_error(run, err), 0)
   end
-  if timeline.on then timeline.on:failed(run, err, delay) end
+  if observe.on then observe.failed(run, err, delay) end
   local entries = run.entries or {}
   entries[#entries + 1] = entry_of(run, err)
   run.entries, run.last = entries, err
   run.first = first_sent(run)
-  core.sleep(delay)
+  do
+    local wait <close> = observe.on and observe.wait(run, "backoff") -- luacheck: ignore 211
+    core.sleep(delay)
+  end
   run.permit, run.charge, run.sent, run.waited = nil, nil, false, delay
   run.attempt = run.attempt + 1
 end
@@ -307,13 +314,13 @@ end
 ---@param once fun(run: sluice.Run): any
 ---@return any
 function call.run(run, once)
-  local watch <close> = timeline.on and timeline.on:watch(run) -- luacheck: ignore 211
+  local seen <close> = observe.on and observe.call(run) -- luacheck: ignore 211
   local ok, result = pcall(once, run)
   while not ok do
     again(run, result)
     ok, result = pcall(once, run)
   end
-  if timeline.on then timeline.on:came(run, result) end
+  if observe.on then observe.came(run, result) end
   local quota = run.model.quota
   if quota and quota.level < quota.capacity then quota:succeeded(run.paid or run.opts and run.opts.paid) end
   return result

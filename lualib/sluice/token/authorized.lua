@@ -5,6 +5,7 @@
 -- happen. The request itself, its id included, is the same both times.
 
 local core = require "sluice.core.secret"
+local observe = require "sluice.observe"
 local tasks = require "sluice.core.task"
 local tokens = require "sluice.core.token"
 
@@ -23,6 +24,7 @@ local authorized = {}
 --- in `used` which generations they are.
 local function fill(self, used, ...)
   local headers = {}
+  local wait <close> = observe.on and observe.token_wait() -- luacheck: ignore 211
   for i, credential in ipairs(self.credentials) do
     local value, generation = credential.source:get(nil, self.patience)
     if credential.made ~= value then

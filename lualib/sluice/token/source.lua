@@ -5,6 +5,7 @@
 local core = require "sluice.core.token"
 local secrets = require "sluice.core.secret"
 local errors = require "sluice.errors"
+local observe = require "sluice.observe"
 local options = require "sluice.options"
 local sys = require "sluice.core.sys"
 local task = require "sluice.task"
@@ -29,6 +30,7 @@ function source.observe(f)
 end
 
 local function observed(name, outcome, seconds)
+  if observe.on then observe.on:token_refreshed(name, task.now(), outcome, seconds) end
   for _, f in ipairs(observers) do
     local ok, why = pcall(f, name, outcome, seconds)
     if not ok then require "sluice.log".warn("an observer of tokens failed", { error = tostring(why) }) end
