@@ -21,6 +21,8 @@ local PAGES = {
   { "secret", "secret", "sluice.secret", "Values that do not show." },
   { "token", "token", "sluice.token", "Credentials that refresh themselves." },
   { "server", "server", "sluice.server", "An HTTP server." },
+  { "schema", "schema", "sluice.schema", "What an answer, or the arguments of a tool, must look like." },
+  { "tokens", "tokens", "sluice.tokens", "Estimates, and sums of what was used." },
   { "json", "json", "sluice.json", "JSON as APIs mean it." },
   { "errors", "errors", "sluice.errors", "The one kind of error." },
   { "log", "log", "sluice.log", "Lines on stderr." },

@@ -16,12 +16,11 @@
 local core = require "sluice.core.task"
 local errors = require "sluice.errors"
 local options = require "sluice.options"
-local Reply = require "sluice.reply"
+local tokens = require "sluice.tokens"
 local Tap = require "sluice.fallback.tap"
 
 local PERIODS = { minute = 60, hour = 3600, day = 86400, run = math.huge }
 local ANSWER_TOKENS = 1024 -- assumed of an answer without max_tokens
-local IMAGE_TOKENS = 1500
 local EPSILON = 1e-9       -- of sums of fractions of a dollar
 
 local SPEC = options.spec {
@@ -153,25 +152,11 @@ local function cost(price, usage)
     + (usage.output_tokens or 0) * price.output) / 1e6
 end
 
-local IMAGE = { image = true, image_url = true, input_image = true }
-
---- Bytes of all the texts in it; an image counts as so many tokens.
-local function bytes_of(value)
-  if type(value) == "string" then return #value end
-  if type(value) ~= "table" then return 0 end
-  if getmetatable(value) == Reply then value = value:message() end
-  if IMAGE[value.type] then return IMAGE_TOKENS * 4 end
-  local n = 0
-  for _, v in pairs(value) do n = n + bytes_of(v) end
-  return n
-end
-
 local function estimate(self, req)
   if type(req) == "string" then req = { prompt = req } end
   local defaults = type(self.target.defaults) == "table" and self.target.defaults or {}
-  local bytes = bytes_of(req.prompt) + bytes_of(req.system or defaults.system) + bytes_of(req.messages)
-    + bytes_of(req.tools or defaults.tools)
-  local input = math.ceil(bytes * 11 / 40)
+  local input = tokens.estimate { prompt = req.prompt or "", system = req.system or defaults.system,
+    messages = req.messages, tools = req.tools or defaults.tools }
   local output = req.max_tokens or defaults.max_tokens or ANSWER_TOKENS
   return { tokens = input + output, usd = cost(self.price, { input_tokens = input, output_tokens = output }) }
 end

@@ -21,6 +21,8 @@ local PARTS = {
   log = "sluice.log",
   errors = "sluice.errors",
   rule = "sluice.rule",
+  schema = "sluice.schema",
+  tokens = "sluice.tokens",
 }
 
 -- name -> { module, function in it }

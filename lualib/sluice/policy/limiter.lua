@@ -17,6 +17,7 @@ local errors = require "sluice.errors"
 local options = require "sluice.options"
 local limits = require "sluice.provider.limits"
 local rate = require "sluice.policy.rate"
+local tokens = require "sluice.tokens"
 
 local CONCURRENCY = 5
 local MAX_WAIT = 60         -- seconds
@@ -26,7 +27,6 @@ local SAMPLES = 64          -- answers whose lengths are remembered
 local SAMPLES_MIN = 8       -- … before they are believed
 local GATE_BASE, GATE_MAX = 1, 20 -- seconds without a request after a 429 that named no time
 local QUOTA_GATE = 60       -- seconds without a request after the account ran out of money
-local IMAGE_TOKENS = 1500   -- what an image costs at most of the vendors, whatever its bytes
 local TICK = 1e-6           -- seconds: the clock knows nothing smaller
 local SLEEP_MAX = 3600      -- seconds until the head of the line looks again in any case
 
@@ -34,23 +34,8 @@ local limiter = {}
 
 -- Estimates -------------------------------------------------------------------------------------------
 
---- Four bytes to a token, and a tenth to be on the safe side.
-local function tokens_of(bytes)
-  return (bytes * 11 + 39) // 40
-end
-
 --- Tokens of a request's body, by its bytes.
----@param body string
----@return integer
-function limiter.input_tokens(body)
-  local bytes, images = #body, 0
-  if body:find("base64", 1, true) then -- an image is not billed by its bytes
-    for run in body:gmatch "[%w+/=\\]+" do
-      if #run >= 256 then bytes, images = bytes - #run, images + 1 end
-    end
-  end
-  return tokens_of(bytes) + images * IMAGE_TOKENS
-end
+limiter.input_tokens = tokens.of_body
 
 --- Tokens an answer will probably have: what this model's answers had lately, at most `max_tokens`.
 local function output_tokens(self, max_tokens)
@@ -65,9 +50,9 @@ local function output_tokens(self, max_tokens)
   return usual or max_tokens or OUTPUT_TOKENS
 end
 
-local function observe(self, tokens)
+local function observe(self, count)
   local samples, at = self.samples, self.sample_at % SAMPLES + 1
-  samples[at], self.sample_at = tokens, at
+  samples[at], self.sample_at = count, at
   self.stale = #samples < 2 * SAMPLES_MIN or at % (SAMPLES // 2) == 0 -- sorting them is not for every call
 end
 
@@ -149,7 +134,7 @@ end
 function Charge:settle_by(usage, seen_bytes, partial)
   local output = usage and usage.output_tokens
   if partial or not output then
-    output = math.max(output or 0, tokens_of(seen_bytes or 0))
+    output = math.max(output or 0, tokens.of_bytes(seen_bytes or 0))
   elseif self.state ~= "settled" then
     observe(self.limiter, output)
   end

@@ -1,0 +1,88 @@
+--- Schemas: what a model's answer, or the arguments of a tool, must look like.
+-- Owns: the doors to schema/*: a description becomes a JSON Schema (compact.lua), a value is checked
+-- against one (validate.lua), defaults are put in, and what OpenAI calls strict (strict.lua).
+
+local options = require "sluice.options"
+local compact = require "sluice.schema.compact"
+local validate = require "sluice.schema.validate"
+
+local DEPTH_MAX = 64
+
+local schema = {}
+
+--- The JSON Schema of a description: `sluice.schema { city = "string: where", days = "integer? = 3" }`.
+--- Fields are words, "TYPE[(range)][?] [= default] [: description]": `"string"`, `"integer(1..10)? = 3: how
+--- many"`, `"small|large"`, `"string[]: keywords"`; or tables: a choice `{ "c", "f" }`, an object inside
+--- `{ lat = "number" }`, a list of objects `{ { name = "string" } }`, or a JSON Schema, which is taken as it
+--- is. A field may be missing when its type ends in "?", when it has a default, or when its name ends in
+--- "?". Raises an ordinary error that names the field when the description is wrong.
+---@param description string|table
+---@return table schema  a JSON Schema
+function schema.new(description)
+  local result, why = compact.read(description)
+  if not result then options.raise("sluice.schema: " .. why) end
+  return result
+end
+
+--- The same for other functions that take one.
+---@param where string  the function to blame
+---@param description any
+---@return table schema
+function schema.read(where, description)
+  local result, why = compact.read(description)
+  if not result then options.raise(("%s: %s"):format(where, why)) end
+  return result
+end
+
+--- Checks a value. Returns true, or nil and what is wrong: at most ten faults, one a line, each
+--- beginning with its place as a JSON Pointer ("/items/0/price: expected a number, got null").
+---@param description string|table  a JSON Schema, or a description of one
+---@param value any                 as json.decode gives it
+---@return true? fits
+---@return string? faults
+function schema.check(description, value)
+  local read, why = compact.read(description)
+  if not read then options.raise("sluice.schema.check: " .. why) end
+  local faults = validate.faults(read, value)
+  if #faults == 0 then return true end
+  return nil, table.concat(faults, "\n")
+end
+
+schema.faults = validate.faults
+
+local function fill(root, part, value, depth)
+  if type(part) ~= "table" or type(value) ~= "table" or depth > DEPTH_MAX then return end
+  if part["$ref"] then return fill(root, validate.resolve(root, part["$ref"]), value, depth + 1) end
+  if type(part.properties) == "table" then
+    for name, field in pairs(part.properties) do
+      if type(field) == "table" then
+        if value[name] == nil and field.default ~= nil then value[name] = schema.copy(field.default)
+        else fill(root, field, value[name], depth + 1) end
+      end
+    end
+  end
+  if type(part.items) == "table" then
+    for i = 1, #value do fill(root, part.items, value[i], depth + 1) end
+  end
+end
+
+--- A deep copy of what JSON can hold.
+---@param value any
+---@return any
+function schema.copy(value)
+  if type(value) ~= "table" then return value end
+  local result = {}
+  for key, item in pairs(value) do result[key] = schema.copy(item) end
+  return setmetatable(result, getmetatable(value))
+end
+
+--- Puts the schema's defaults where the value says nothing; in place.
+---@param part table  a JSON Schema
+---@param value any
+---@return any value
+function schema.fill(part, value)
+  fill(part, part, value, 0)
+  return value
+end
+
+return setmetatable(schema, { __call = function(_, description) return schema.new(description) end })
