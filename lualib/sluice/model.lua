@@ -482,6 +482,37 @@ local function other_than_events(run, handle, stream)
   errors.raise(failed_status(self, status, handle, body))
 end
 
+-- Codes of errors, inside a stream, that a 401 would stand for (a lack of permission is none of them).
+local REFUSED = { authentication_error = true, invalid_authentication_error = true, invalid_api_key = true,
+  api_key_invalid = true, unauthorized = true, invalid_token = true, token_expired = true, ["401"] = true }
+
+--- The status was 200, and the first event refuses the credential: what a 401 is, so it is answered as one
+--- (token/authorized.lua), once. Returns the other stream, or nil when there is nothing else to offer.
+local function stream_again(run, opening, place, refused, err)
+  local self, endpoint = run.model, run.endpoint
+  if err.status or not REFUSED[tostring(err.code)] or not endpoint.refused or not endpoint:refused(refused) then
+    return nil
+  end
+  local limiter, name = self.limiter, self.idempotency
+  refused:close() -- its place goes with it
+  if not limiter.permits:try_acquire() then call.place(run) end
+  place.permits = limiter.permits
+  local handle, kind, phase, message, elapsed
+  if name then handle, kind, phase, message, elapsed = endpoint:stream_again(run.body, call.total(run), name, run.id)
+  else handle, kind, phase, message, elapsed = endpoint:stream_again(run.body, call.total(run)) end
+  if not handle then call.fail(run, { kind = kind, phase = phase, message = message, elapsed = elapsed }) end
+  opening.handle = handle
+  handle:hold(place.permits)
+  place.permits = nil
+  local stream, status = new_stream(run, handle), handle:status()
+  local good
+  if status >= 200 and status <= 299 and handle:is_events() then good, err = pcall(stream.commit, stream)
+  else good, err = pcall(other_than_events, run, handle, stream) end
+  if good then return stream, handle end
+  if not errors.is(err) then error(err, 0) end
+  call.fail(run, err, handle)
+end
+
 --- One attempt of stream: a stream whose first content is there, or raises.
 local function stream_once(run)
   local self, breaker = run.model, run.breaker
@@ -513,7 +544,10 @@ local function stream_once(run)
   else good, err = pcall(other_than_events, run, handle, stream) end
   if not good then
     if not errors.is(err) then error(err, 0) end
-    call.fail(run, err, handle)
+    local other, its
+    if err.kind == "auth" then other, its = stream_again(run, opening, place, handle, err) end
+    if not other then call.fail(run, err, handle) end
+    stream, handle = other, its
   end
   opening.handle = nil
   permit = run.permit

@@ -101,6 +101,106 @@ test("the same for a stream", { good = "Bearer v2" }, function(t, p)
   t.eq(p.credentials(), { "Bearer v1", "Bearer v2", "Bearer v2" })
 end)
 
+-- Anthropic sends errors inside a stream that began with 200; gateways do too.
+local function in_stream(event, text)
+  return { good = "Bearer v2", answer = function(req, res, n)
+    if (req.headers.authorization or req.headers["x-api-key"]):find "v2$" then
+      if req.path:find "/messages$" then
+        res:event { event = "message_start", data = '{"type":"message_start","message":{"id":"m","model":"m","usage":{"input_tokens":1}}}' }
+        res:event { event = "content_block_start", data = '{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}' }
+        res:event { event = "content_block_delta", data = '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"hello"}}' }
+        res:event { event = "message_delta", data = '{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":1}}' }
+        res:event { event = "message_stop", data = '{"type":"message_stop"}' }
+        return true
+      end
+      return false
+    end
+    if text and n == 1 then res:event { data = '{"choices":[{"index":0,"delta":{"content":"some "}}]}' } end
+    res:event { event = event and "error" or nil, data = event or '{"error":{"code":"invalid_api_key","message":"expired"}}' }
+    return true
+  end }
+end
+
+local ANTHROPIC_REFUSAL = '{"type":"error","error":{"type":"authentication_error","message":"expired"}}'
+
+for provider_name, event in pairs { anthropic = ANTHROPIC_REFUSAL, openai = false } do
+  test("a refusal inside a stream, before content: as a 401 is, " .. provider_name, in_stream(event), function(t, p)
+    local s = source(0.01)
+    local model = p.model { provider = provider_name, base_url = provider_name == "anthropic" and p.server.url or nil,
+      auth = s.token, limit = { concurrency = 1 }, retry = false, breaker = { trip_after = 1 } }
+    local reply = model:stream("x"):reply()
+    t.eq(reply.text, "hello")
+    t.ok(not reply.attempts or #reply.attempts == 1, "it was no retry")
+    t.eq(p.credentials(), { "Bearer v1", "Bearer v2" })
+    t.eq(p.requests[1].id, p.requests[2].id)
+    for _ = 1, 2 do t.eq(model:stream("x"):reply().text, "hello") end -- the place was given back
+    t.eq(#p.requests, 4)
+    t.eq(s.n, 2)
+  end)
+end
+
+test("fifty streams at once that are refused inside: one refresh", in_stream(ANTHROPIC_REFUSAL), function(t, p)
+  local s = source(0.02)
+  local model = p.model { provider = "anthropic", base_url = p.server.url, auth = s.token, limit = { concurrency = 20 },
+    retry = false }
+  task.group(function(group)
+    for _ = 1, 50 do group:spawn(function() t.eq(model:stream("x"):reply().text, "hello") end) end
+  end)
+  t.eq(s.n, 2)
+end)
+
+test("... refused again with the new one: auth, no third request", { answer = function(_, res)
+  res:event { event = "error", data = ANTHROPIC_REFUSAL }
+  return true
+end }, function(t, p)
+  local model = p.model { provider = "anthropic", base_url = p.server.url, auth = source().token }
+  t.raises({ kind = "auth", code = "authentication_error" }, model.stream, model, "x")
+  t.eq(p.credentials(), { "Bearer v1", "Bearer v2" })
+end)
+
+test("... a 401 and then a refusal inside: the one replay was spent", { answer = function(_, res, n)
+  if n == 1 then res:json(401, { error = { message = "expired" } })
+  else res:event { event = "error", data = ANTHROPIC_REFUSAL } end
+  return true
+end }, function(t, p)
+  local model = p.model { provider = "anthropic", base_url = p.server.url, auth = source().token }
+  t.raises({ kind = "auth", code = "authentication_error" }, model.stream, model, "x")
+  t.eq(p.credentials(), { "Bearer v1", "Bearer v2" })
+end)
+
+test("... the second try breaks: its own failure", { answer = function(_, res, n)
+  if n == 1 then res:event { event = "error", data = ANTHROPIC_REFUSAL }
+  else res:json(n == 2 and 503 or 400, { error = { message = "down" } }) end
+  return true
+end }, function(t, p)
+  local model = p.model { provider = "anthropic", base_url = p.server.url, auth = source().token, retry = false,
+    limit = { concurrency = 1 } }
+  t.raises({ kind = "overloaded", attempt = 1 }, model.stream, model, "x")
+  t.eq(#p.requests, 2)
+  t.raises("invalid", model.stream, model, "x") -- and the place is free again
+  t.eq(#p.requests, 3)
+end)
+
+test("... with a key that never changes, or for want of permission: sent once", { answer = function(_, res, n)
+  res:event { event = "error", data = n == 1 and ANTHROPIC_REFUSAL
+    or '{"type":"error","error":{"type":"permission_error","message":"not for you"}}' }
+  return true
+end }, function(t, p)
+  for i, auth in ipairs { "sk-1", source().token } do
+    local model = p.model { provider = "anthropic", base_url = p.server.url, auth = auth }
+    t.raises("auth", model.stream, model, "x")
+    t.eq(#p.requests, i)
+  end
+end)
+
+test("... behind text: interrupted, never sent again", in_stream(nil, true), function(t, p)
+  local model = p.model { auth = source().token }
+  local stream = model:stream "x"
+  local err = t.raises("interrupted", stream.reply, stream)
+  t.eq(err.partial, "some ")
+  t.eq(#p.requests, 1)
+end)
+
 test("refused again with the new one: auth, no third request, no retry", { good = "nobody" }, function(t, p)
   local s = source()
   local model = p.model { auth = s.token }

@@ -60,14 +60,20 @@ local function left(total, began)
   return total and math.max(0.001, total - (tasks.now() - began))
 end
 
+-- What an answer that may be a refusal after all was asked with; of a second one nothing is kept.
+local asked_with = setmetatable({}, { __mode = "k" })
+
 local function exchange(self, method, body, total, ...)
   local began, used = tasks.now(), {}
   local headers = fill(self, used, ...)
   local answer, kind, phase, message, elapsed =
     self.endpoint[method](self.endpoint, body, left(total, began), table.unpack(headers))
-  if not answer or not is_refusal(answer) or not reject(self, used) then
-    return answer, kind, phase, message, elapsed
+  if not answer then return nil, kind, phase, message, elapsed end
+  if not is_refusal(answer) then
+    if method == "stream" then asked_with[answer] = used end
+    return answer
   end
+  if not reject(self, used) then return answer end
   if answer.close then answer:close() end
   headers = fill(self, used, ...)
   return self.endpoint[method](self.endpoint, body, left(total, began), table.unpack(headers))
@@ -81,6 +87,22 @@ end
 ---@async
 function Authorized:stream(body, total, ...)
   return exchange(self, "stream", body, total, ...)
+end
+
+--- A stream that began well refuses the credential in its first event. True when the request may be sent
+--- once more: this was the first time, and there is, or will be, something else to offer.
+---@param answer table
+---@return boolean
+function Authorized:refused(answer)
+  local used = asked_with[answer]
+  asked_with[answer] = nil
+  return used ~= nil and reject(self, used)
+end
+
+--- Sends it for the second and last time.
+---@async
+function Authorized:stream_again(body, total, ...)
+  return self.endpoint:stream(body, total, table.unpack(fill(self, {}, ...)))
 end
 
 function Authorized:label()
