@@ -187,6 +187,7 @@ int main(int argc, char **argv) {
   process_close();
   sched_close(L);
   lua_close(L);
+  bind_close_metrics();
   network_close();
   loop_close();
   if (fflush(stdout) != 0 && code == 0) {

@@ -8,6 +8,7 @@
 ---@field secret sluice.secret
 ---@field token sluice.token
 ---@field http sluice.http
+---@field metrics sluice.metrics
 local sluice = {}
 
 -- name -> module
@@ -19,6 +20,7 @@ local PARTS = {
   http = "sluice.http",
   server = "sluice.server",
   log = "sluice.log",
+  metrics = "sluice.metrics",
   errors = "sluice.errors",
   rule = "sluice.rule",
   schema = "sluice.schema",

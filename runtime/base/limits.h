@@ -21,5 +21,13 @@
 #define PROCESS_OUTPUT_MAX (16u << 20) /* bytes a program may print; options may change it */
 #define PROCESS_AHEAD_MAX (64u << 10)  /* bytes read ahead of the script, or waiting to be read */
 #define SERVER_WRITE_MAX (1u << 20)    /* bytes waiting for a slow client before the writer waits */
+#define METRICS_MAX 1000               /* metrics of one registry */
+#define METRICS_NAME_MAX 200           /* bytes of a metric's or a label's name */
+#define METRICS_LABELS_MAX 16          /* labels of a metric */
+#define METRICS_BUCKETS_MAX 64         /* bounds of a histogram */
+#define METRICS_VALUES_MAX 100         /* values of a label; later ones are counted as `other` */
+#define METRICS_SERIES_MAX 2000        /* series of a metric; later ones are counted as `other` */
+#define METRICS_VALUE_BYTES_MAX 128    /* bytes of a label's value that are kept */
+#define METRICS_PAGE_MAX (64u << 20)   /* bytes of all metrics as text */
 
 #endif

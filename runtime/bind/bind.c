@@ -65,6 +65,7 @@ void bind_open(lua_State *L) {
       {"sluice.core.token", luaopen_sluice_core_token},
       {"sluice.core.file", luaopen_sluice_core_file},
       {"sluice.core.process", luaopen_sluice_core_process},
+      {"sluice.core.metrics", luaopen_sluice_core_metrics},
       {NULL, NULL},
   };
   static const luaL_Reg globals[] = {

@@ -22,6 +22,7 @@ int luaopen_sluice_core_sys(lua_State *L);
 int luaopen_sluice_core_token(lua_State *L);
 int luaopen_sluice_core_file(lua_State *L);
 int luaopen_sluice_core_process(lua_State *L);
+int luaopen_sluice_core_metrics(lua_State *L);
 
 /* Put every module into package.preload, replace pcall, xpcall and coroutine.*. */
 void bind_open(lua_State *L);
@@ -37,6 +38,9 @@ void bind_set_handle_offset(lua_State *L, size_t offset);
 /* Make the group that owns what the running task opens now the owner of the value at `index`, if it
 ** is a handle or a table around one. */
 void bind_adopt(lua_State *L, int index);
+
+/* Frees every registry of metrics, when the Lua state is gone. */
+void bind_close_metrics(void);
 
 /* The scope of the runtime's own tasks, parent of the script's. */
 struct scope *bind_service_scope(void);
