@@ -15,6 +15,7 @@
 -- (`max_values`); later ones are counted as "other".
 
 local core = require "sluice.core.metrics"
+local secrets = require "sluice.core.secret"
 local options = require "sluice.options"
 
 local BUCKETS_MAX, LABELS_MAX, NAME_MAX = 64, 16, 200 -- as in runtime/base/limits.h
@@ -92,6 +93,10 @@ end
 ---@field name string
 ---@field kind "counter"|"gauge"|"histogram"
 local Metric = {}
+
+---@class sluice.Counter : sluice.Metric
+---@class sluice.Gauge : sluice.Metric
+---@class sluice.Histogram : sluice.Metric
 
 local function labels_text(metric)
   return #metric.labels == 0 and "it has no labels" or ("its labels are %s"):format(table.concat(metric.labels, ", "))
@@ -291,7 +296,7 @@ function metrics.text(format)
       :format(options.got(format)))
   end
   collect()
-  return registry:text(format == "openmetrics")
+  return secrets.scrub(registry:text(format == "openmetrics")) -- a label may quote what nobody should see
 end
 
 --- All metrics as tables: what metrics/otlp.lua sends.
