@@ -21,6 +21,7 @@ local PAGES = {
   { "secret", "secret", "sluice.secret", "Values that do not show." },
   { "token", "token", "sluice.token", "Credentials that refresh themselves." },
   { "server", "server", "sluice.server", "An HTTP server." },
+  { "tool", "tool", "sluice.tool", "Lua functions that a model may call, and the loop that calls them." },
   { "schema", "schema", "sluice.schema", "What an answer, or the arguments of a tool, must look like." },
   { "tokens", "tokens", "sluice.tokens", "Estimates, and sums of what was used." },
   { "json", "json", "sluice.json", "JSON as APIs mean it." },

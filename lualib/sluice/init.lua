@@ -24,6 +24,7 @@ local PARTS = {
   errors = "sluice.errors",
   rule = "sluice.rule",
   schema = "sluice.schema",
+  tool = "sluice.tool",
   tokens = "sluice.tokens",
 }
 

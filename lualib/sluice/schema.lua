@@ -2,6 +2,7 @@
 -- Owns: the doors to schema/*: a description becomes a JSON Schema (compact.lua), a value is checked
 -- against one (validate.lua), defaults are put in, and what OpenAI calls strict (strict.lua).
 
+local json = require "sluice.json"
 local options = require "sluice.options"
 local compact = require "sluice.schema.compact"
 local validate = require "sluice.schema.validate"
@@ -81,6 +82,39 @@ end
 ---@param value any
 ---@return any value
 function schema.fill(part, value)
+  fill(part, part, value, 0)
+  return value
+end
+
+--- Does the schema allow null here?
+local function takes_null(root, part)
+  return #validate.faults(part, json.null, root) == 0
+end
+
+local function prune(root, part, value, depth)
+  if type(part) ~= "table" or type(value) ~= "table" or depth > DEPTH_MAX then return end
+  if part["$ref"] then return prune(root, validate.resolve(root, part["$ref"]), value, depth + 1) end
+  if type(part.properties) == "table" then
+    local required = {}
+    for _, name in ipairs(type(part.required) == "table" and part.required or {}) do required[name] = true end
+    for name, field in pairs(part.properties) do
+      local item = value[name]
+      if item == json.null and not required[name] and not takes_null(root, field) then value[name] = nil
+      else prune(root, field, item, depth + 1) end
+    end
+  end
+  if type(part.items) == "table" then
+    for i = 1, #value do prune(root, part.items, value[i], depth + 1) end
+  end
+end
+
+--- Brings what a model wrote to what was meant, in place: null for a field that may be missing and is not
+--- null is the same as missing it (it is how OpenAI's strict mode says so), and defaults are put in.
+---@param part table  a JSON Schema
+---@param value any
+---@return any value
+function schema.tidy(part, value)
+  prune(part, part, value, 0)
   fill(part, part, value, 0)
   return value
 end

@@ -321,9 +321,10 @@ local validate = { resolve = resolve }
 --- What is wrong with a value, at most ten faults; an empty list when it fits.
 ---@param schema table|boolean  a JSON Schema
 ---@param value any             as json.decode gives it
+---@param root? table           what "#" means in references, when it is not the schema itself
 ---@return string[] faults      each "/place: what is wrong"
-function validate.faults(schema, value)
-  local state = { root = schema, faults = {}, work = { steps = 0 } }
+function validate.faults(schema, value, root)
+  local state = { root = root or schema, faults = {}, work = { steps = 0 } }
   check(state, schema, value, "", 0)
   if state.work.steps > STEPS_MAX then return { "schema and value are too much work to check" } end
   return state.faults
