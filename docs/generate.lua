@@ -6,10 +6,15 @@
 
 local OUT = "docs/api.md"
 
--- module, the name its table has in the file, the name scripts use, a word about it
+-- module, the name its table has in the file, the name scripts use, a word about it, the heading if another
 local PAGES = {
   { "model", "Model", "model", "What `sluice.model { … }` returns." },
   { "stream", "Stream", "stream", "What `model:stream` returns." },
+  { "transform", "Transformable", "stream",
+    "What a stream's text is made into while it flows: every stream has these, a transformed one too.",
+    "stream, transformed" },
+  { "transform", "Transformed", "transformed", "What these return: a stream, which `for` reads item by item.",
+    "A transformed stream" },
   { "reply", "Reply", "reply", "What `model:ask` and `stream:reply` return." },
   { "fallback", "Fallback", "fallback", "What `sluice.fallback { … }` returns." },
   { "rules", "Rules", "rules", "What `sluice.rules \"file.lua\"` returns." },
@@ -61,10 +66,10 @@ local function entry(out, signature, lines)
   if #params > 0 then out[#out + 1] = table.concat(params, "\n") .. "\n" end
 end
 
-local function page(out, module, own, shown, about)
+local function page(out, module, own, shown, about, heading)
   local text = read("lualib/sluice/" .. module .. ".lua")
   if not text then return end
-  out[#out + 1] = ("## %s\n\n%s\n"):format(shown, about)
+  out[#out + 1] = ("## %s\n\n%s\n"):format(heading or shown, about)
   local block
   for line in text:gmatch "([^\n]*)\n" do
     local doc = line:match "^%-%-%-%s?(.*)$"

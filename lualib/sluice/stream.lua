@@ -14,7 +14,7 @@ local AFTER_DONE = 0.25   -- seconds to read the connection to its end, so that 
 -- What makes an answer worth waiting for, and un-retryable.
 local CONTENT = { text = true, thinking = true, tool_call = true }
 
----@class sluice.Stream
+---@class sluice.Stream : sluice.Transformable
 ---@field model string      the model that was asked
 ---@field provider string
 local Stream = {}
@@ -321,5 +321,7 @@ function Stream:take_whole(deltas)
   raise_early(self)
   if not self.ttft then self.ttft = core.now() - self.started end
 end
+
+require "sluice.transform.methods"(Stream)
 
 return Stream

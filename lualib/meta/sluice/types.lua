@@ -107,9 +107,10 @@
 
 ---"stop": it ended by itself or at a stop sequence. "length": max_tokens or the context was full.
 ---"tool_calls": it waits for the results. "pause": send the conversation again to go on. "other": a
----word not known here, see finish_reason_raw. "rescued": a fallback's rescue wrote the end.
+---word not known here, see finish_reason_raw. "rescued": a fallback's rescue wrote the end. "matched":
+---stream:until_match ended it.
 ---A content filter or a refusal is not among them: it raises the error `filtered`.
----@alias sluice.FinishReason "stop"|"length"|"tool_calls"|"pause"|"other"|"rescued"
+---@alias sluice.FinishReason "stop"|"length"|"tool_calls"|"pause"|"other"|"rescued"|"matched"
 
 ---@class sluice.Reply
 ---@field text string                      "" when there is none
@@ -128,6 +129,8 @@
 ---@field elapsed? number                  seconds in all
 ---@field degraded? sluice.Degraded
 ---@field raw? table                       the decoded body, for whole replies
+---@field original? sluice.Reply           of a transformed stream: the reply of the model
+---@field matched? string                  of a stream that until_match ended: what was found
 
 ---One attempt of a call. The times of all of them add up to the time of the call.
 ---@class sluice.Attempt
@@ -159,6 +162,7 @@
 ---@class sluice.Event
 ---@field type "text"|"thinking"|"tool_call"|"usage"|"switch"|"finish"
 ---@field text? string                     of "text" and "thinking": a piece
+---@field item? any                        of "text" of a transformed stream: the item
 ---@field id? string                       of "tool_call", which comes once, whole
 ---@field name? string                     of "tool_call"
 ---@field arguments? table                 of "tool_call"

@@ -63,4 +63,6 @@ function Held:close()
 end
 Held.__close = Held.close
 
+require "sluice.transform.methods"(Held)
+
 return Held

@@ -252,4 +252,6 @@ function ChainStream:__tostring()
   return ("stream of %s (%s)"):format(self.walk.name, self.step.name)
 end
 
+require "sluice.transform.methods"(ChainStream)
+
 return ChainStream

@@ -1,0 +1,273 @@
+-- Transformed streams on the wire: what they hand out, what reply() says, who closes the connection, and
+-- that a slow reader still slows the sender down.
+-- timeout: 90
+-- luacheck: ignore 512 (loops that are left at once)
+
+local T, S = require "harness", require "http_server"
+local sluice = require "sluice"
+local task = sluice.task
+
+local HEAD = S.chunk '{"role":"assistant","content":""}'
+
+local function answers(...)
+  local body = S.answer(...)
+  return S.start(function(_, res) S.events(res, body) end)
+end
+
+--- Sends text and then breaks the connection off, or says nothing more.
+local function broken(texts, stall)
+  return S.start(function(_, res)
+    res:start(200, S.EVENTS)
+    res:write(HEAD)
+    for _, text in ipairs(texts) do res:write(S.text(text)) end
+    if stall then S.stall() end
+    res:flush()
+    res:close()
+  end)
+end
+
+local function endless()
+  return S.start(function(_, res)
+    res:start(200, S.EVENTS)
+    res:write(HEAD)
+    while true do res:write(S.text "tick tock. ") end
+  end)
+end
+
+local function left(server)
+  T.until_(function() return server.gone == 1 and server.active == 0 end, 5, "the client has gone")
+end
+
+-- Reading -------------------------------------------------------------------------------------------
+
+T.test("lines in a for, their text, and the reply", function(t)
+  local server <close> = answers("one\nt", "wo\n你", "好")
+  local model = S.model(server)
+  local lines = {}
+  for line in model:stream("x"):lines() do lines[#lines + 1] = line end
+  t.eq(lines, { "one", "two", "你好" })
+  t.eq(S.collect(model:stream("x"):lines():text()), { "one\n", "two\n", "你好" })
+  t.eq(S.collect(model:stream("x"):lines():items()), lines)
+  local reply = model:stream("x"):lines():map(string.upper):reply()
+  t.eq(reply.text, "ONE\nTWO\n你好")
+  t.eq({ reply.finish_reason, reply.usage.total_tokens, reply.model }, { "stop", 12, "m-1" })
+  t.eq(reply.original.text, "one\ntwo\n你好")
+  t.eq(#reply.attempts, 1)
+end)
+
+T.test("events: text carries the item, what was held comes before the counts, the rest passes", function(t)
+  local server <close> = S.start(function(_, res)
+    S.events(res, HEAD .. S.text "a\nb" .. S.chunk '{"reasoning_content":"hm"}'
+      .. S.chunk '{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{}"}}]}'
+      .. S.finish "tool_calls" .. S.USAGE .. S.DONE)
+  end)
+  local seen = {}
+  local stream <close> = S.model(server):stream("x"):lines()
+  for event in stream:events() do
+    seen[#seen + 1] = event.type == "text" and ("text %s=%s"):format(event.item, event.text) or event.type
+  end
+  t.eq(seen, { "text a=a\n", "thinking", "tool_call", "text b=b", "usage", "finish" })
+  local reply = stream:reply()
+  t.eq({ reply.text, reply.thinking, reply.tool_calls[1].name }, { "a\nb", "hm", "f" })
+end)
+
+T.test("reply after half of it was read, and twice", function(t)
+  local server <close> = answers("one\ntwo\n", "three")
+  local stream <close> = S.model(server):stream("x"):lines()
+  t.eq(stream(), "one")
+  local reply = stream:reply()
+  t.eq(reply.text, "one\ntwo\nthree")
+  t.ok(rawequal(stream:reply(), reply))
+  t.eq(stream(), nil)
+end)
+
+T.test("a chain of steps", function(t)
+  local server <close> = answers('Here:\n```jsonl\n{"name":"李', '雷","n":1}\n{"name":"x","n":2}\n```\n', "Done.")
+  local stream <close> = S.model(server):stream("x"):code_blocks { lang = "jsonl" }:json_lines()
+    :filter(function(row) return row.n == 1 end):map(function(row) return row.name end)
+  t.eq(S.collect(stream:items()), { "李雷" })
+  local reply = stream:reply()
+  t.eq(reply.text, "李雷\n")
+  t.match(reply.original.text, "^Here:\n```jsonl\n.*Done%.$")
+end)
+
+T.test("tee writes to a path and to an open file", function(t)
+  local server <close> = answers("one\nt", "wo")
+  local model, folder = S.model(server), T.tmpdir()
+  local reply = model:stream("x"):tee(folder .. "/a"):lines():map(string.upper):tee(folder .. "/b"):reply()
+  t.eq({ T.read(folder .. "/a"), T.read(folder .. "/b"), reply.text }, { "one\ntwo", "ONE\nTWO", "ONE\nTWO" })
+  local file <close> = io.open(folder .. "/c", "w")
+  model:stream("x"):tee(file):reply()
+  t.eq(io.type(file), "file")
+  t.eq(T.read(folder .. "/c"), "one\ntwo")
+  local stream <close> = model:stream "x"
+  t.raises("cannot write .*No such file", stream.tee, stream, folder .. "/no/file")
+end)
+
+T.test("throttle hands out no faster than asked", function(t)
+  local server <close> = answers(("x"):rep(20))
+  local stream <close> = S.model(server):stream("x"):throttle(100)
+  local began, pieces = task.now(), S.collect(stream:text())
+  t.eq(table.concat(pieces), ("x"):rep(20))
+  t.eq(#pieces, 4)
+  t.ok(task.now() - began >= 0.149, "the last part goes 0.15 s after the first")
+end)
+
+-- Ending --------------------------------------------------------------------------------------------
+
+T.test("until_match closes the connection, and reply says so", function(t)
+  local server <close> = broken({ "one ST", "OP two" }, true)
+  local stream <close> = S.model(server):stream("x"):until_match("STOP", { plain = true }):lines()
+  t.eq(S.collect(stream:text()), { "one " })
+  left(server)
+  local reply = stream:reply()
+  t.eq({ reply.text, reply.finish_reason, reply.matched, reply.original, reply.provider },
+    { "one ", "matched", "STOP", nil, "openai" })
+  local other <close> = S.model(server):stream("x"):until_match("ST%u", { include = true, hold = 3 })
+  local types = {}
+  for event in other:events() do types[#types + 1] = event.reason or event.text end
+  t.eq(types, { "one ", "STO", "matched" })
+end)
+
+T.test("until_match without a match is the whole answer", function(t)
+  local server <close> = answers("one", " two")
+  local reply = S.model(server):stream("x"):until_match("three"):reply()
+  t.eq({ reply.text, reply.finish_reason, reply.matched }, { "one two", "stop", nil })
+end)
+
+T.test("leaving the loop closes the connection", function(t)
+  for _, read in ipairs {
+    function(s) for _ in s:lines() do break end end,
+    function(s) for _ in s:sentences():text() do break end end,
+    function(s) for _ in s:lines():map(string.upper):events() do break end end,
+    function(s) local l <close> = s:sentences() l() end,
+    function(s) s:lines():close() end,
+  } do
+    local server <close> = broken({ "one. Two\nthree. " }, true)
+    read(S.model(server):stream "x")
+    left(server)
+    t.eq(server.gone, 1)
+  end
+end)
+
+T.test("an error in a function, and a cancelled task, close it too", function(t)
+  local server <close> = endless()
+  local model = S.model(server)
+  t.raises("no good", function() model:stream("x"):sentences():map(function() error "no good" end):reply() end)
+  left(server)
+  t.raises("timeout", task.deadline, 0.05, function() model:stream("x"):sentences():throttle(5):reply() end)
+  T.until_(function() return server.gone == 2 and server.active == 0 end)
+  t.eq(server.gone, 2)
+end)
+
+T.test("a transformed stream returned by a task belongs to who gets it", function(t)
+  local server <close> = answers("one\ntwo")
+  local model = S.model(server)
+  local stream <close> = task.group(function() return (model:stream("x"):lines()) end)
+  t.eq(stream:reply().text, "one\ntwo")
+end)
+
+T.test("a slow reader slows the sender down", function(t)
+  local sent = 0
+  local server <close> = S.start(function(_, res)
+    res:start(200, S.EVENTS)
+    res:write(HEAD)
+    local piece = S.text(("Tick tock. "):rep(100))
+    while true do
+      res:write(piece)
+      sent = sent + 1100
+    end
+  end)
+  local stream <close> = S.model(server):stream("x"):redact("secret"):sentences()
+  t.eq(stream(), "Tick tock.")
+  local before = -1
+  T.until_(function() -- until the sender has stopped by itself
+    local stands = sent == before
+    before = sent
+    task.sleep(0.05)
+    return stands
+  end, 20)
+  t.ok(sent < 32 << 20, sent)
+  stream:close()
+  left(server)
+end)
+
+-- Breaking ------------------------------------------------------------------------------------------
+
+T.test("a break is raised behind what came before; partial is what was handed out", function(t)
+  local server <close> = broken { "one\ntw", "o\nthr" }
+  local model, lines = S.model(server), {}
+  local err = t.raises("interrupted", function()
+    for line in model:stream("x"):lines():map(string.upper) do lines[#lines + 1] = line end
+  end)
+  t.eq(lines, { "ONE", "TWO" }) -- half a line is none
+  t.eq(err.partial, "ONE\nTWO\n")
+  err = t.raises("interrupted", function() model:stream("x"):redact("one"):reply() end)
+  t.eq(err.partial, "[redacted]\ntwo\nthr")
+end)
+
+T.test("reading on after a break raises the same error", function(t)
+  local server <close> = broken { "one" }
+  local stream <close> = S.model(server):stream("x"):lines()
+  local err = t.raises("interrupted", stream)
+  t.ok(rawequal(t.raises("interrupted", stream), err))
+  t.ok(rawequal(t.raises("interrupted", stream.reply, stream), err))
+end)
+
+T.test("an answer that is too large for a step", function(t)
+  local server <close> = endless()
+  local err = t.raises("memory", function() S.model(server):stream("x"):lines { max = 1000 }:reply() end)
+  t.match(err.message, "stream:lines: line 1 is longer than 1000 bytes")
+  left(server)
+end)
+
+T.test("reading a stream that was closed says so", function(t)
+  local server <close> = answers "one\ntwo"
+  local stream = S.model(server):stream("x"):lines()
+  stream:close()
+  t.raises("transform_stream_test.lua:%d+: .*closed before its end", function() return (stream:reply()) end)
+end)
+
+-- Fallbacks -----------------------------------------------------------------------------------------
+
+T.test("the stream of a fallback is transformed across its rescue", function(t)
+  local bad <close> = broken { "one. Tw" }
+  local good <close> = answers("o. Three.")
+  local big, small = S.model(bad), S.model(good)
+  local chain = sluice.fallback { big, rescue = function() return small:stream "go on" end }
+  local stream <close> = chain:stream("x"):sentences()
+  t.eq(S.collect(stream:items()), { "one.", "Two.", "Three." })
+  local reply = stream:reply()
+  t.eq(reply.text, "one. Two. Three.")
+  t.eq(reply.degraded.step, "rescue")
+end)
+
+T.test("a step may answer with a transformed stream; its partial is what the rescue continues", function(t)
+  local bad <close> = broken { "my name is Alice, you kn" }
+  local model, partial = S.model(bad), nil
+  local chain = sluice.fallback { function(req) return model:stream(req):redact "Alice" end,
+    rescue = function(_, err) partial = err.partial return " …" end }
+  t.eq(chain:stream("x"):lines():reply().text, "my name is [redacted], you kn …")
+  t.eq(partial, "my name is [redacted], you kn")
+  local held = sluice.fallback { { function(req) return model:stream(req) end, hold = 10 }, rescue = function() return "!" end }
+  t.eq(held:stream("x"):map(string.upper):reply().text, "MY NAME IS ALICE, YOU KN!")
+end)
+
+-- Misuse --------------------------------------------------------------------------------------------
+
+T.test("wrong arguments are named, and the connection is not lost", function(t)
+  local server <close> = answers "one"
+  local stream <close> = S.model(server):stream "x"
+  t.raises("stream:lines: unknown option 'maxx' %(did you mean 'max'%?%)", stream.lines, stream, { maxx = 1 })
+  t.raises("stream:map: argument 1 must be a function, got nothing", stream.map, stream)
+  t.raises("stream:redact: nothing to redact", stream.redact, stream, {})
+  t.raises("stream:redact: element 1 must be a text", stream.redact, stream, { 5 })
+  t.raises("stream:redact: unknown option 'pattern' %(did you mean 'patterns'", stream.redact, stream, { pattern = {} })
+  t.raises("stream:throttle: argument 1 must be a number above 0", stream.throttle, stream, 0)
+  t.raises("stream:until_match: not a Lua pattern", stream.until_match, stream, "[")
+  t.raises("stream:tee: argument 1 must be a path or an open file", stream.tee, stream, 7)
+  t.raises("stream:lines: called without a stream", stream.lines)
+  t.eq(stream:reply().text, "one")
+end)
+
+T.done()
