@@ -65,12 +65,23 @@ local function valid_utf8(s)
   return table.concat(parts)
 end
 
+local SCAN_MAX = 64 << 10 -- bytes of a long text that are looked at
+
+--- The text without the secrets there are, for what is to be cut: half of one would not be known again.
+---@param s string
+---@return string
+function errors.scrub(s)
+  if #s > SCAN_MAX then s = s:sub(1, SCAN_MAX) end
+  return has_secrets and secrets.scrub(s) or s
+end
+
 --- One line of at most `max` bytes: control characters, line separators and the marks that turn
 --- the direction of text become spaces, runs of space become one, a longer text ends in "…".
 ---@param s string
 ---@param max integer  bytes
 ---@return string
 local function one_line(s, max)
+  if #s > max then s = errors.scrub(s) end
   if #s > 4 * max then s = s:sub(1, 4 * max) end
   s = valid_utf8(s)
   s = s:gsub("%c", " ")

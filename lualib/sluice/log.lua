@@ -34,7 +34,10 @@ end
 
 -- Values ------------------------------------------------------------------------------------------
 
+--- Text as it may stand in a line. Secrets go first: escaped, cut or repaired they would not be known again.
 local function valid_utf8(s)
+  local secrets = package.loaded["sluice.core.secret"] -- not loaded: there are none
+  if secrets then s = secrets.scrub(s) end
   if utf8.len(s) then return s end
   return (s:gsub("[\x80-\xFF]", "?"))
 end

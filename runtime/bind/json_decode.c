@@ -20,8 +20,10 @@
 
 #include "base/buf.h"
 #include "base/limits.h"
+#include "base/redact.h"
 #include "base/utf8.h"
 #include "bind/json_scan.h"
+#include "bind/secret.h"
 
 #define EXCERPT_MAX 24               /* bytes of the text an error shows */
 #define EXACT_MAX 9007199254740992.0 /* 2^53: above it not every integer is a double */
@@ -63,6 +65,8 @@ static int raise(const struct decoding *d, size_t offset, const char *what) {
                   (LUAI_UACINT)column, (LUAI_UACINT)(d->skipped + offset + 1));
   if (left == 0) {
     lua_pushliteral(L, ": the text ends there");
+  } else if (d->excerpt && n > 0 && secret_within(d->text, d->len, offset, n)) {
+    lua_pushliteral(L, ": near `" REDACTED "`");
   } else if (d->excerpt && n > 0) {
     lua_pushfstring(L, ": near `%s%s`", shown, more);
   } else {

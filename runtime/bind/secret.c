@@ -27,7 +27,8 @@ struct secret {
   struct list link; /* in `all`, unless it is live or wiped */
   size_t len;
   bool live;
-  char bytes[]; /* NUL-terminated */
+  enum { UNKNOWN, PLAIN, ENCODABLE } form; /* may its bytes look different in JSON or in a URL? */
+  char bytes[];                            /* NUL-terminated */
 };
 
 /* User values: 1 the name; of a live one 2 the source, 3 the secret it gave last. */
@@ -307,29 +308,114 @@ static int wipe(lua_State *L) {
 /* ---- looking for them in text
  * ----------------------------------------------------------------------- */
 
-/* The secret that occurs first in [p, end), the longest of those that begin there; or NULL. */
-static const struct secret *first_in(const char *p, const char *end, const char **at) {
-  const struct secret *found = NULL;
+static bool is_plain(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+         (c != '\0' && strchr("-._~", c) != NULL);
+}
+
+static bool may_be_encoded(struct secret *s) {
+  if (s->form == UNKNOWN) {
+    s->form = PLAIN;
+    for (size_t i = 0; i < s->len; i++)
+      if (!is_plain(s->bytes[i])) s->form = ENCODABLE;
+  }
+  return s->form == ENCODABLE;
+}
+
+static int hex_digit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  c |= 0x20;
+  return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* How many bytes at p are the byte c: itself, behind backslashes (JSON, and JSON within JSON), as %XX;
+** 0: it is another one. */
+static size_t match_byte(char c, const char *p, const char *end) {
+  if (p == end) return 0;
+  if (is_plain(c)) return *p == c ? 1 : 0;
+  int high = *p == '%' && end - p >= 3 ? hex_digit(p[1]) : -1;
+  int low = high >= 0 ? hex_digit(p[2]) : -1;
+  if (low >= 0 && (char)(unsigned char)(high << 4 | low) == c) return 3;
+  if ((*p == c && c != '\\') || (*p == '+' && c == ' ')) return 1;
+  const char *q = p;
+  while (q < end && *q == '\\') q++;
+  if (c == '\\') return (size_t)(q - p);
+  return q > p && q < end && *q == c && (c == '"' || c == '/' || c == '\'') ? (size_t)(q + 1 - p) : 0;
+}
+
+/* The length of the secret at p in whatever form; 0: it is not there. */
+static size_t match_at(const struct secret *s, const char *p, const char *end) {
+  const char *q = p;
+  for (size_t i = 0; i < s->len; i++) {
+    size_t n = match_byte(s->bytes[i], q, end);
+    if (n == 0) return 0;
+    bool run = s->bytes[i] == '\\' && *q == '\\'; /* of all that stand there together */
+    while (run && i + 1 < s->len && s->bytes[i + 1] == '\\') i++;
+    q += n;
+  }
+  return (size_t)(q - p);
+}
+
+/* Where the secret begins in [p, end), and how long it is there; or NULL. */
+static const char *find(struct secret *s, const char *p, const char *end, size_t *n) {
+  const char *hit = memmem(p, (size_t)(end - p), s->bytes, s->len);
+  *n = s->len;
+  if (!may_be_encoded(s)) return hit;
+  const char *before = hit != NULL ? hit : end;
+  bool plain = is_plain(s->bytes[0]);
+  for (const char *q = p; q < before; q++) {
+    if (plain) q = memchr(q, s->bytes[0], (size_t)(before - q));
+    if (q == NULL) break;
+    size_t length = match_at(s, q, end);
+    if (length == 0) continue;
+    *n = length;
+    return q;
+  }
+  return hit;
+}
+
+/* Where in [p, end) the first secret begins, the longest of those that begin there, and its length;
+** or NULL. */
+static const char *first_in(const char *p, const char *end, size_t *n) {
+  const char *first = NULL;
+  struct list *node;
+  list_each(node, &all) {
+    struct secret *s = list_entry(node, struct secret, link);
+    size_t length;
+    if (s->len < SCRUB_MIN) continue;
+    const char *hit = find(s, p, end, &length);
+    if (hit == NULL) continue;
+    if (first != NULL && (hit > first || (hit == first && length <= *n))) continue;
+    first = hit;
+    *n = length;
+  }
+  return first;
+}
+
+bool secret_within(const char *text, size_t len, size_t from, size_t n) {
+  size_t longest = 0, length;
   struct list *node;
   list_each(node, &all) {
     const struct secret *s = list_entry(node, struct secret, link);
-    if (s->len < SCRUB_MIN) continue;
-    const char *hit = memmem(p, (size_t)(end - p), s->bytes, s->len);
-    if (hit == NULL) continue;
-    if (found != NULL && (hit > *at || (hit == *at && s->len <= found->len))) continue;
-    found = s;
-    *at = hit;
+    if (s->len > longest) longest = s->len;
   }
-  return found;
+  longest *= 3; /* as long as it is when it is encoded */
+  const char *p = text + (from > longest ? from - longest : 0), *shown = text + from;
+  const char *end = len - from - n > longest ? shown + n + longest : text + len;
+  while ((p = first_in(p, end, &length)) != NULL && p < shown + n) {
+    if (p + length > shown) return true;
+    p++;
+  }
+  return false;
 }
 
 static bool scrub_into(struct buf *out, const char *p, size_t n) {
-  const char *end = p + n, *at = NULL;
-  const struct secret *s;
-  while ((s = first_in(p, end, &at)) != NULL) {
+  const char *end = p + n, *at;
+  size_t length;
+  while ((at = first_in(p, end, &length)) != NULL) {
     if (buf_append(out, p, (size_t)(at - p)) != BUF_OK) return false;
     if (buf_append_str(out, REDACTED) != BUF_OK) return false;
-    p = at + s->len;
+    p = at + length;
   }
   return buf_append(out, p, (size_t)(end - p)) == BUF_OK;
 }
@@ -347,9 +433,9 @@ static int push_scrubbed(lua_State *L, const char *text, size_t n) {
 
 /* core.scrub(text) -> the text without the bytes of any secret there is now. */
 static int scrub(lua_State *L) {
-  size_t n;
-  const char *text = luaL_checklstring(L, 1, &n), *at;
-  if (first_in(text, text + n, &at) == NULL) {
+  size_t n, length;
+  const char *text = luaL_checklstring(L, 1, &n);
+  if (first_in(text, text + n, &length) == NULL) {
     lua_settop(L, 1);
     return 1;
   }

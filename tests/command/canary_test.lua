@@ -5,7 +5,13 @@ local T = require "harness"
 local C = require "command"
 
 local FIXTURE = "tests/fixtures/canary.lua"
-local BIRD = ("kanarienvogel%08x"):format(math.random(0, 0xffffffff))
+local BIRD = {}
+for i = 1, 24 do
+  local at = math.random(36)
+  BIRD[i] = ("abcdefghijklmnopqrstuvwxyz0123456789"):sub(at, at)
+end
+BIRD = table.concat(BIRD)
+local PART = 8 -- bytes of it that are a leak already: a message may have been cut in the middle of a secret
 
 local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
@@ -22,14 +28,18 @@ local function base64(bytes)
   return table.concat(out)
 end
 
--- The canary as it stands in base64, behind 0, 1 or 2 bytes of something else (whole groups of it).
+-- Every part of the canary, and of it in base64 behind 0, 1 or 2 bytes of something else (whole groups of it).
 local function disguises()
-  local forms = { BIRD, BIRD:upper(), BIRD:reverse() }
+  local forms = { BIRD:upper(), BIRD:reverse() }
+  local function parts(text)
+    for i = 1, #text - PART + 1 do forms[#forms + 1] = text:sub(i, i + PART - 1) end
+  end
+  parts(BIRD)
   for shift = 0, 2 do
     local tail = BIRD:sub(shift == 0 and 1 or 4 - shift)
-    forms[#forms + 1] = base64(tail:sub(1, #tail // 3 * 3))
+    parts(base64(tail:sub(1, #tail // 3 * 3)))
   end
-  forms[#forms + 1] = (BIRD:gsub(".", function(c) return ("%02x"):format(c:byte()) end))
+  forms[#forms + 1] = (BIRD:sub(1, PART):gsub(".", function(c) return ("%02x"):format(c:byte()) end))
   return forms
 end
 
@@ -43,7 +53,7 @@ local function search(t, where, text)
   t.ok(true)
 end
 
-local function run(t, options, extra)
+local function run(t, options)
   local folder = T.tmpdir()
   local argv = { C.sluice, "run" }
   for _, word in ipairs(options) do argv[#argv + 1] = word end
@@ -59,37 +69,42 @@ local function run(t, options, extra)
   t.match(r.stdout, "%[redacted%]", "nothing was quoted at all: the servers are not rude any more")
   search(t, "stdout", r.stdout)
   search(t, "stderr", r.stderr)
-  for _, path in ipairs(extra or {}) do search(t, path, T.read(folder .. "/" .. path)) end
   return r, folder
 end
 
-T.test("the disguises are found", function(t)
-  local forms = disguises()
-  for _, prefix in ipairs { "", "x", "me:", "ab", "user:" } do
-    local text, found = base64(prefix .. BIRD .. "-client!"), false
-    for _, form in ipairs(forms) do found = found or text:find(form, 1, true) ~= nil end
-    t.ok(found, prefix)
-  end
-end)
+-- What may be watched while the fixture runs: { name, options, want = patterns of stderr, files = what they
+-- write ("{}" in the options is a folder) }. The fixture reads its own metrics, when they are served. An option this build does not have yet is skipped, with a word.
+local SETS = {
+  { "text logs at every level, whole tracebacks", { "-v", "--log-level", "debug" },
+    want = { "debug +a token was renewed", "tasks?\n.*task %d+: " } },
+  { "JSON logs", { "--log-level", "debug", "--log-format", "json" }, want = { '"level":"debug"' } },
+  { "quiet", { "-q" } },
+  { "no colour, verbose, JSON", { "-v", "--log-format", "json" } },
+  { "a trace", { "--trace", "{}/trace.json" }, files = { "trace.json" } },
+  { "metrics, read by the fixture", { "--metrics", "127.0.0.1:0", "--log-level", "debug" } },
+  { "everything at once", { "-v", "--log-level", "debug", "--trace", "{}/trace", "--metrics", "127.0.0.1:0" },
+    files = { "trace" } },
+}
 
-T.test("text logs at every level, whole tracebacks", function(t)
-  local r = run(t, { "-v", "--log-level", "debug" })
-  t.match(r.stderr, "debug +a token was renewed")
-  t.match(r.stderr, "tasks?\n.*task %d+: ")
-end)
+local HELP = C.run({ C.sluice, "help", "run" }).stdout
 
-T.test("JSON logs", function(t)
-  local r = run(t, { "--log-level", "debug", "--log-format", "json" })
-  t.match(r.stderr, '"level":"debug"')
-end)
-
-T.test("metrics and traces, where this build has them", function(t)
-  local help = C.run({ C.sluice, "help", "run" }).stdout
-  if not help:find("--trace", 1, true) then t.skip "no --trace in this build" end
-  local folder = T.tmpdir()
-  run(t, { "-q", "--trace", folder .. "/trace" })
-  search(t, "trace", T.read(folder .. "/trace"))
-end)
+for _, set in ipairs(SETS) do
+  T.test(set[1], function(t)
+    local folder, options = T.tmpdir(), {}
+    for i, word in ipairs(set[2]) do
+      local option = word:match "^%-%-[%l-]+$"
+      if option and not HELP:find(option, 1, true) then t.skip("no " .. option .. " in this build") end
+      options[i] = word:gsub("{}", folder)
+    end
+    local r = run(t, options)
+    for _, pattern in ipairs(set.want or {}) do t.match(r.stderr, pattern) end
+    for _, name in ipairs(set.files or {}) do
+      local text = T.read(folder .. "/" .. name)
+      t.ok(#text > 100, name .. " is nearly empty")
+      search(t, name, text)
+    end
+  end)
+end
 
 T.test("the shared cache alone holds it, and only for its owner", function(t)
   local _, folder = run(t, { "-q" })

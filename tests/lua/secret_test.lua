@@ -52,6 +52,56 @@ T.test("prefixed, compared, fingerprinted, looked for", function(t)
   t.eq(secret.scrub "abcdef", "abcdef", "a short secret would be found in ordinary words")
 end)
 
+T.test("looked for in the forms it has in JSON and in URLs", function(t)
+  local hard = [[p/w"d\\e=f g+h%i]]
+  local held = { secret.literal(hard), secret.literal "plain-secret-1", secret.literal [["quoted"]] }
+  local function encode(s, digits)
+    return (s:gsub("[^%w]", function(c) return ("%%" .. (digits or "%02x")):format(c:byte()) end))
+  end
+  local json = sluice.json
+  local once = json.encode(hard)
+  for _, form in ipairs { hard, once:sub(2, -2), json.encode(once):sub(4, -4), encode(hard), encode(hard, "%02X"),
+    (hard:gsub("/", [[\/]]):gsub('"', [[\"]])), (encode(hard):gsub("%%20", "+")) } do
+    t.eq(secret.scrub("<" .. form .. ">"), "<[redacted]>", form)
+    t.eq(secret.scrub(form .. form), "[redacted][redacted]", form)
+    t.eq(secret.scrub(form:sub(1, -2)), form:sub(1, -2), "not whole: " .. form)
+  end
+  t.eq(secret.scrub [[x \"quoted\" y]], "x [redacted] y")
+  t.eq(secret.scrub "plain-secret-1plain-secret-%31", "[redacted]plain-secret-%31", "nobody encodes digits")
+  for _, text in ipairs { "", "p", "p/w", [[p\]], "p%2", "p%", [[p/w\\\]] } do t.eq(secret.scrub(text), text) end
+  t.eq(#held, 3)
+end)
+
+T.test("text is searched before it is cut: half a secret would not be known", function(t)
+  local key = "s3cr3t-" .. ("0123456789"):rep(8)
+  local held = { secret.literal(key) }
+  local function clean(text, what)
+    for i = 1, #key - 7 do
+      if text:find(key:sub(i, i + 7), 1, true) then return t.ok(false, what .. ": " .. text) end
+    end
+    t.match(text, "%[reda", what) -- the word itself may be cut
+  end
+  local errors, json = sluice.errors, sluice.json
+  for at = 0, 60, 5 do
+    clean(errors.one_line(("x"):rep(at) .. key, 80), "one_line")
+    clean(select(2, pcall(json.decode, '{"a":' .. (" "):rep(at) .. key)), "json, at it")
+    clean(select(2, pcall(json.decode, '{"a":' .. json.encode(("x"):rep(at % 20)) .. key .. "}")), "json, behind a string")
+  end
+  clean(select(2, pcall(json.decode, "[1" .. key .. "]")), "json, in the middle of it")
+  held[2] = secret.literal("12" .. key)
+  clean(select(2, pcall(json.decode, "[12" .. key .. "]")), "json, whose beginning is a number")
+  t.match(select(2, pcall(json.decode, "[" .. ("1,"):rep(300) .. "x," .. ("1,"):rep(300) .. key)), "near `x,1,1")
+  local lines = {}
+  sluice.log.configure { level = "error", write = function(line) lines[#lines + 1] = line end }
+  for _, format in ipairs { "text", "json" } do
+    sluice.log.configure { format = format }
+    sluice.log.error("m", { field = ("x"):rep(960) .. key, list = { ("y"):rep(960) .. key } })
+  end
+  sluice.log.configure { format = "text" }
+  for _, line in ipairs(lines) do clean(line, "log") end
+  t.eq({ #lines, #held }, { 2, 2 })
+end)
+
 T.test("a secret that is collected is looked for no more", function(t)
   do
     local s = secret.literal("gone-" .. CANARY)

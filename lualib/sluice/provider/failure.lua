@@ -31,7 +31,7 @@ local function scrub(text)
 end
 
 local function words(text)
-  text = scrub(text):gsub("^%s+", ""):gsub("%s+$", "")
+  text = scrub(errors.scrub(text)):gsub("^%s+", ""):gsub("%s+$", "")
   if #text <= MESSAGE_MAX then return text end
   local last = MESSAGE_MAX
   while last > 0 and text:byte(last + 1) & 0xC0 == 0x80 do last = last - 1 end
@@ -39,7 +39,7 @@ local function words(text)
 end
 
 local function excerpt(text)
-  return errors.one_line(scrub(text:sub(1, 4 * EXCERPT_MAX)), EXCERPT_MAX)
+  return errors.one_line(scrub(errors.scrub(text):sub(1, 4 * EXCERPT_MAX)), EXCERPT_MAX)
 end
 
 local ENTITIES = { amp = "&", lt = "<", gt = ">", quot = '"', apos = "'", nbsp = " ", ["#39"] = "'" }

@@ -50,7 +50,7 @@ end
 -- Running it ---------------------------------------------------------------------------------------
 
 local function complaint(stderr)
-  local text = source.words(stderr:sub(-4 * SHOWN_MAX), 4 * SHOWN_MAX)
+  local text = source.words(secrets.redact(stderr):sub(-4 * SHOWN_MAX), 4 * SHOWN_MAX)
   if text == "" then return "" end
   if #text > SHOWN_MAX then -- the last words tell most
     text = text:sub(-SHOWN_MAX)
