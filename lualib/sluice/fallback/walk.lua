@@ -18,6 +18,8 @@ local task = require "sluice.task"
 
 local now = core.now
 
+local TICK = 1e-6 -- seconds: the clock knows nothing smaller; a wait for less would end at once, for ever
+
 ---@class sluice.Walk
 ---@field steps sluice.Step[]
 ---@field name string
@@ -292,7 +294,7 @@ local function turn(r)
     local wait = silent.started + silent.step.after - now()
     message = r.inbox:receive(math.max(0, wait))
     if not message then
-      if now() >= silent.started + silent.step.after then hedge(r, silent) end
+      if silent.started + silent.step.after - now() < TICK then hedge(r, silent) end
       return nil
     end
   else
