@@ -9,6 +9,7 @@
 ---@field token sluice.token
 ---@field http sluice.http
 ---@field metrics sluice.metrics
+---@field process sluice.process
 local sluice = {}
 
 -- name -> module
@@ -19,6 +20,7 @@ local PARTS = {
   token = "sluice.token",
   http = "sluice.http",
   server = "sluice.server",
+  process = "sluice.process",
   log = "sluice.log",
   metrics = "sluice.metrics",
   errors = "sluice.errors",

@@ -176,16 +176,20 @@ static const char *field_text(lua_State *L, const char *name) {
   return lua_isnil(L, -1) ? NULL : check_word(L, -1, name);
 }
 
+/* nil, words, and what failed: "folder", "missing" (no such program), "program" or "pipe". */
 static int failed_start(lua_State *L, const struct process_spec *spec, int error,
                         const char *what) {
+  const char *program = spec->argv[0];
+  bool missing = strcmp(what, "program") == 0 && error == ENOENT;
   lua_pushnil(L);
   if (strcmp(what, "folder") == 0)
-    lua_pushfstring(L, "cannot run '%s' in %s: %s", spec->argv[0], spec->folder, strerror(error));
-  else if (strcmp(what, "program") == 0 && error == ENOENT && strchr(spec->argv[0], '/') == NULL)
-    lua_pushfstring(L, "cannot run '%s': no such program in PATH", spec->argv[0]);
+    lua_pushfstring(L, "cannot run '%s' in %s: %s", program, spec->folder, strerror(error));
+  else if (missing && strchr(program, '/') == NULL)
+    lua_pushfstring(L, "cannot run '%s': no such program in PATH", program);
   else
-    lua_pushfstring(L, "cannot run '%s': %s", spec->argv[0], strerror(error));
-  return 2;
+    lua_pushfstring(L, "cannot run '%s': %s", program, strerror(error));
+  lua_pushstring(L, missing ? "missing" : what);
+  return 3;
 }
 
 static struct box *push_box(lua_State *L, const char *program) {
@@ -202,7 +206,7 @@ static struct box *push_box(lua_State *L, const char *program) {
 
 /* core.spawn { argv = { … }, env = { NAME = string | secret | false }, folder =, stdin = "null",
 ** stdout = "pipe", stderr = "pipe", timeout = s, out_max =, err_max = bytes, err_tail =, streams =
-** boolean, input = string | secret } -> process | nil, words */
+** boolean, input = string | secret } -> process | nil, words, what */
 static int spawn(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);

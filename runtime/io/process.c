@@ -16,7 +16,7 @@
 #include "io/loop_base.h"
 
 #define GRACE_US 1000000 /* between SIGTERM and SIGKILL */
-#define DRAIN_US 1000000 /* how long a pipe that a grandchild holds is read after the child's end */
+#define DRAIN_US 1000000 /* how long a pipe that others hold is read after the child's end */
 #define CHUNK 16384
 
 extern char **environ;
@@ -117,13 +117,18 @@ static enum took take(struct process *p, struct process_pipe *pipe) {
 static void on_output(struct process *p, struct process_pipe *pipe) {
   bool exited = p->exited;
   switch (take(p, pipe)) {
-    case TOOK_NOTHING: break;
-    case TOOK_SOME: tell(p); break;
-    case TOOK_TOO_MUCH: overflow(p); break;
-    case TOOK_END:
-      shut(pipe);
-      look(p); /* of a process that has exited it may be the end, and of its memory */
-      if (!exited) tell(p);
+  case TOOK_NOTHING:
+    break;
+  case TOOK_SOME:
+    tell(p);
+    break;
+  case TOOK_TOO_MUCH:
+    overflow(p);
+    break;
+  case TOOK_END:
+    shut(pipe);
+    look(p); /* of a process that has exited it may be the end, and of its memory */
+    if (!exited) tell(p);
   }
 }
 

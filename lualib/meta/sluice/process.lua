@@ -23,6 +23,7 @@ local process = {}
 ---@param options sluice.core.process.Options
 ---@return sluice.core.Process?
 ---@return string? why
+---@return "folder"|"missing"|"program"|"pipe"? what  failed; "missing": there is no such program
 function process.spawn(options) end
 
 ---@param number integer

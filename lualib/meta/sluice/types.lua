@@ -182,7 +182,7 @@
 ---@field kind sluice.Kind
 ---@field message string                   the provider's own words where there are any
 ---@field status? integer                  HTTP status
----@field code? string                     the provider's code or type; ours: "context_length", "daily_limit", "tool_arguments", "tool_name", "refusal", "no_end", "too_large", "bad_json", "not_a_reply", "no_choices", "no_content"; of what was refused here: "rate", "gate" and "concurrency" (throttled), "gated" (quota)
+---@field code? string                     the provider's code or type; ours: "context_length", "daily_limit", "tool_arguments", "tool_name", "refusal", "no_end", "too_large", "bad_json", "not_a_reply", "no_choices", "no_content"; of programs "exit", "signal", "no_program", "no_folder"; of what was refused here: "rate", "gate" and "concurrency" (throttled), "gated" (quota)
 ---@field phase? string                    "connect", "first_token", "idle", "slow", "total", "deadline", …
 ---@field provider? string
 ---@field model? string
@@ -196,6 +196,7 @@
 ---@field should_retry? boolean            the server's own order (x-should-retry)
 ---@field attempts? sluice.Attempt[]       every attempt of the call, the last one is this error
 ---@field budget? boolean                  true: it would have been tried again, but for the account of retries (retry.budget)
+---@field result? sluice.process.Result    of a program that failed: all of it
 ---@field hint? string                     what to look at
 ---@field traceback? string
 ---@operator concat(any): string
