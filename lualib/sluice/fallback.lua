@@ -159,4 +159,16 @@ function Fallback:pay_hedge()
   return step.pay(self.steps[1].target)
 end
 
+--- A value instead of text, as model:json. A step that answers what does not fit has answered: the repair
+--- begins at the first step again.
+---@async
+---@param req string|sluice.Request
+---@param schema string|table
+---@param opts? { repairs?: integer }
+---@return any value
+---@return sluice.Reply reply
+function Fallback:json(req, schema, opts)
+  return require("sluice.structured").ask(self, "fallback:json", req, schema, opts)
+end
+
 return Fallback

@@ -274,6 +274,11 @@ local function merged(self, req, streaming)
     for key, value in pairs(self.defaults.extra) do fields.extra[key] = value end
     for key, value in pairs(req.extra) do fields.extra[key] = value end
   end
+  local format = fields.response_format
+  if format and type(format) == "table" and format.instruction then
+    local mode_of = self.spoken.protocol.json_mode
+    request_of.instruct(fields, mode_of and mode_of(fields))
+  end
   return fields
 end
 
@@ -567,6 +572,22 @@ end
 ---@return sluice.Stream
 function Model:stream(req, opts)
   return call.run(run_of(self, "model:stream", req, true, opts), stream_once)
+end
+
+--- Asks for a value instead of text: `model:json("…", { name = "string", age = "integer?" })`. The schema is a
+--- description as for sluice.schema, or a JSON Schema. The provider's own mode is used where it has one, and
+--- the answer is checked whatever it promises; one that does not fit is shown to the model with what is wrong
+--- (`repairs` times, 1 by default, 0 to 5). Raises `protocol` when it is still of no use: code "schema" (with the
+--- faults in err.faults), "no_json" or "cut_off"; err.partial is the last answer.
+--- The reply is the last one; its `rounds` says how often the model was asked, its `total` what was used.
+---@async
+---@param req string|sluice.Request
+---@param schema string|table
+---@param opts? { repairs?: integer }
+---@return any value
+---@return sluice.Reply reply
+function Model:json(req, schema, opts)
+  return require("sluice.structured").ask(self, "model:json", req, schema, opts)
 end
 
 --- Pays for a hedge to this model: hedges draw on the same account as retries, so that a provider in

@@ -147,6 +147,17 @@ function Rules:pay_hedge()
   return self.chain:pay_hedge()
 end
 
+--- A value instead of text, as model:json.
+---@async
+---@param req string|sluice.Request
+---@param schema string|table
+---@param opts? { repairs?: integer }
+---@return any value
+---@return sluice.Reply reply
+function Rules:json(req, schema, opts)
+  return require("sluice.structured").ask(self, "rules:json", req, schema, opts)
+end
+
 function Rules:__tostring()
   return ("rules %s (version %d%s)"):format(self.path, self.version, self.fault and ", last edit broken" or "")
 end

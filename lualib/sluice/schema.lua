@@ -25,10 +25,7 @@ function schema.new(description)
   return result
 end
 
---- The same for other functions that take one.
----@param where string  the function to blame
----@param description any
----@return table schema
+-- The same for other functions that take one; `where` is the function to blame.
 function schema.read(where, description)
   local result, why = compact.read(description)
   if not result then options.raise(("%s: %s"):format(where, why)) end
@@ -67,9 +64,7 @@ local function fill(root, part, value, depth)
   end
 end
 
---- A deep copy of what JSON can hold.
----@param value any
----@return any
+-- A deep copy of what JSON can hold.
 function schema.copy(value)
   if type(value) ~= "table" then return value end
   local result = {}

@@ -87,7 +87,7 @@ function Tool:call(args)
   return run_call(self, { id = "call", name = self.name, arguments = copy }, { result_bytes = Rounds.RESULT_BYTES })
 end
 
---- The functions and the raw tools of a list; raises for what can be neither called nor left to the provider.
+-- The functions and the raw tools of a list; raises for what can be neither called nor left to the provider.
 function tool.list(where, list)
   local result = {}
   for i, entry in ipairs(list) do
@@ -148,7 +148,7 @@ end
 
 tool.metatable = Tool
 
---- Is this error the loop's own limit?
+--- Is this the error of a loop that reached its limit of rounds?
 ---@param err any
 ---@return boolean
 function tool.is_limit(err)

@@ -2,6 +2,7 @@
 -- the mock needs to answer. Pure.
 
 local check = require "sluice.mock.check"
+local example = require "sluice.mock.example"
 local text = require "sluice.mock.text"
 
 local present, refuse = check.present, check.refuse
@@ -229,6 +230,7 @@ local function read_system(body, ask)
     said = table.concat(parts, "\n")
   end
   ask.input_tokens = ask.input_tokens + 3 + text.count(said)
+  ask.json = example.schema_in(said)
 end
 
 local function read_tools(body, ask)

@@ -148,6 +148,16 @@ function example.value(schema, prompt)
   return build(schema, schema, "", { prompt = prompt, names = names_in(prompt), taken = 0 }, 0)
 end
 
+--- The JSON Schema that instructions demand an answer to fit, as models follow it that have no mode for it.
+---@param instructions string
+---@return table?
+function example.schema_in(instructions)
+  local from = instructions:find("JSON Schema", 1, true)
+  if not from then return nil end
+  local found, schema = require("sluice.structured").find(instructions:sub(from))
+  return found and type(schema) == "table" and (schema.type or schema.properties) and schema or nil
+end
+
 -- Tools -------------------------------------------------------------------------------------------
 
 local function mentions(tool, lower, prompt)

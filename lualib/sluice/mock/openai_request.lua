@@ -2,6 +2,7 @@
 -- there. Returns what the mock needs to answer. Pure.
 
 local check = require "sluice.mock.check"
+local example = require "sluice.mock.example"
 local text = require "sluice.mock.text"
 
 local present, refuse, missing, wrong_type = check.present, check.refuse, check.missing, check.wrong_type
@@ -108,6 +109,7 @@ local function read_message(message, i, open, ask)
   end
   local content = read_content(message, path, true)
   if role == "user" then ask.prompt = content end
+  if role == "system" or role == "developer" then ask.instructions = (ask.instructions or "") .. content .. "\n" end
   return content
 end
 
@@ -229,10 +231,11 @@ end
 
 local function read_format(body, ask)
   local format = present(body.response_format)
+  ask.json = ask.instructions and example.schema_in(ask.instructions)
   if format == nil then return end
   local kind = check.is_object(format) and format.type
   if kind == "json_object" then
-    ask.json = {}
+    ask.json = ask.json or {}
   elseif kind == "json_schema" then
     local inner = format.json_schema
     if not check.is_object(inner) or type(inner.name) ~= "string" or not check.is_object(inner.schema) then

@@ -9,6 +9,8 @@
 --   adaptive            false: no adaptive thinking; an effort becomes a budget
 --   tool_choice_any     false: "required" can only be said by naming a tool (SiliconFlow)
 --   parallel_switch     false: disable_parallel_tool_use is not known
+--   json_mode           how model:json asks: "tool" (default, a tool that must be called; with thinking, which
+--                       does not go with that, "format"), "format" (output_config) or "text", in words only
 
 local json = require "sluice.json"
 local content = require "sluice.provider.content"
@@ -99,7 +101,27 @@ local function write_tool_choice(call, quirks)
   return choice
 end
 
+--- How an answer that must fit a schema is asked for; nil when none is.
+local function json_mode(call)
+  local mode = content.json_mode(call, "tool")
+  if mode == "object" then return "format" end
+  local thinking = mode == "tool" and request.thinking(call)
+  return thinking and thinking.enabled and "format" or mode
+end
+
+--- The answer as the arguments of a tool that must be called.
+local function write_answer_tool(body, call)
+  local format = call.response_format
+  body.tools = body.tools or {}
+  body.tools[#body.tools + 1] = { name = format.name, input_schema = format.open,
+    description = "Gives the answer. Call it once, with the whole answer." }
+  body.tool_choice = { type = "tool", name = format.name }
+end
+
 local function write_format(body, call)
+  local mode = json_mode(call)
+  if mode == "tool" then return write_answer_tool(body, call) end
+  if mode == "text" then return end
   local kind, format = content.response_format(call)
   if kind == nil then return end
   if kind ~= "schema" then
@@ -109,7 +131,7 @@ local function write_format(body, call)
   body.output_config.format = { type = "json_schema", schema = format.schema }
 end
 
-local anthropic = { name = "anthropic", MAX_TOKENS = MAX_TOKENS }
+local anthropic = { name = "anthropic", MAX_TOKENS = MAX_TOKENS, json_mode = json_mode }
 
 --- The HTTP request for a call. `seed`, `min_p` and the penalties have no counterpart here and are
 --- left out, so that one request can go to several vendors.

@@ -37,7 +37,7 @@ return {
     auth = { anthropic = "bearer" },
     hosts = { "api.siliconflow.cn", "api.siliconflow.com" },
     quirks = {
-      openai = { thinking = "enable", reasoning_field = "reasoning_content" },
+      openai = { thinking = "enable", reasoning_field = "reasoning_content", json_mode = "object" },
       anthropic = { adaptive = false, tool_choice_any = false, parallel_switch = false },
     },
     docs = "https://docs.siliconflow.cn",
@@ -49,7 +49,8 @@ return {
     key_env = { "DEEPSEEK_API_KEY" },
     hosts = { "api.deepseek.com" },
     quirks = {
-      openai = { thinking = "object", reasoning_field = "reasoning_content", reasoning_required = true },
+      openai = { thinking = "object", reasoning_field = "reasoning_content", reasoning_required = true,
+        json_mode = "object" },
       anthropic = { adaptive = false },
     },
     docs = "https://api-docs.deepseek.com",

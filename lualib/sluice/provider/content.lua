@@ -269,6 +269,18 @@ function content.tool_choice(call)
     .. (type(choice) == "string" and ("'%s'"):format(choice:sub(1, 40)) or options.got(choice)))
 end
 
+--- How an answer that must fit a schema (model:json) is asked for, nil when none is: "schema", "object", "tool",
+--- "format" or "text", which is not at all. `best` is the protocol's own way, unless the provider has another;
+--- response_format.mode, what a server that refused it takes, goes first.
+---@param call sluice.Call
+---@param best string
+---@return string? mode
+function content.json_mode(call, best)
+  local format = call.response_format
+  if type(format) ~= "table" or not format.instruction then return nil end
+  return format.mode or call.quirks and call.quirks.json_mode or best
+end
+
 --- The schema of a response_format, in one form.
 ---@return string? kind  "json" | "schema" | nil for plain text, table? format  { schema, name, strict }
 function content.response_format(call)

@@ -26,6 +26,7 @@ local QUIRKS = options.spec({
   adaptive = { type = "boolean" },
   tool_choice_any = { type = "boolean" },
   parallel_switch = { type = "boolean" },
+  json_mode = { type = "string", enum = { "schema", "object", "text", "tool", "format" } },
   think_tags = { type = { "boolean", "string" }, expected = "true, false or 'open'" },
 }, "quirk")
 

@@ -12,6 +12,7 @@
 --   reasoning_field     field that takes reasoning back on turns that called tools
 --   reasoning_required  true: that field must be there even when empty (DeepSeek)
 --   top_k, min_p        false: not sent, the vendor refuses them
+--   json_mode           how model:json asks: "schema" (default), "object" or "text", which is in words only
 
 local json = require "sluice.json"
 local content = require "sluice.provider.content"
@@ -80,6 +81,9 @@ local function write_tools(call)
 end
 
 local function write_format(call)
+  local mode = content.json_mode(call, "schema")
+  if mode == "object" then return { type = "json_object" } end
+  if mode == "text" then return nil end
   local kind, format = content.response_format(call)
   if kind == "json" then return { type = "json_object" } end
   if kind == "schema" then

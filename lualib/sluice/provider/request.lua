@@ -102,6 +102,22 @@ function request.thinking(call)
   return { enabled = true, budget = wish.budget, effort = wish.effort }
 end
 
+--- Puts into `system` what model:json says of the answer's form, behind whatever stands there. Not where a
+--- tool says it already.
+---@param call sluice.Call
+---@param mode? string  of content.json_mode
+function request.instruct(call, mode)
+  local words = call.response_format.instruction
+  if mode == "tool" then return end
+  local system = call.system
+  if system == nil or system == "" then call.system = words
+  elseif type(system) == "string" then call.system = system .. "\n\n" .. words
+  else
+    call.system = table.move(system, 1, #system, 1, {})
+    call.system[#system + 1] = { type = "text", text = words }
+  end
+end
+
 --- `stop` as a list.
 ---@param call sluice.Call
 ---@return string[]?
