@@ -213,9 +213,13 @@ T.test("the mock answers in every mode, over a fallback too, and after a repair"
     t.eq(model:json("Name three colours", "string[]")[1] ~= nil, true, name)
     t.eq(sluice.fallback({ model }):json("Plan for Paris, 3 days", want).city, "Paris", name)
   end
-  local clumsy <close> = mock.start { pace = 0, scenario = { { nth = 1, text = "Let me think." } } }
-  for name, model in pairs(models(clumsy)) do
-    t.eq(model:json("Plan for Paris, 3 days", want).city, "Paris", name)
+end)
+
+T.test("the mock answers what is of no use first: one repair in every mode", function(t)
+  for _, name in ipairs { "openai", "siliconflow", "anthropic", "thoughtful" } do
+    local clumsy <close> = mock.start { pace = 0, scenario = { { nth = 1, text = "Let me think." } } }
+    local value, reply = models(clumsy)[name]:json("Plan for Paris", { city = "string" })
+    t.eq({ type(value.city), reply.rounds, #clumsy.requests }, { "string", 2, 2 }, name)
   end
 end)
 
