@@ -160,17 +160,21 @@ local function check_open(self, method)
   end
 end
 
+local function drop_first(self)
+  local queue, first = self.queue, self.first
+  queue[first] = nil
+  if queue[first + 1] then self.first = first + 1
+  elseif first > 1 then self.queue, self.first = {}, 1 end
+end
+
 local function next_event(self)
   local continuing = false
   while true do
-    local queue, first = self.queue, self.first
-    local event = queue[first]
+    local event = self.queue[self.first]
     if event then
-      queue[first] = nil
-      self.first = first + 1
+      drop_first(self)
       return event
     end
-    if first > 1 then self.queue, self.first = {}, 1 end
     if self.failure then raise_failure(self) end
     if self.over then return nil end
     local text = read(self, continuing)
@@ -188,7 +192,24 @@ end
 ---@return fun(self: sluice.Stream): sluice.Event?
 function Stream:events()
   check_open(self, "events")
-  return next_event, self, nil, self
+  if self.over then return next_event, self, nil, self end -- nothing is left on the wire
+  --- What is not plain text; called with nothing when more than one event came at once.
+  local function other(kind, a, b, c)
+    if kind == false then
+      if not self.over then ended(self, a or nil, b, c) end
+    elseif a then
+      take(self, a, b, c)
+    end
+    local event = self.queue[self.first]
+    if event then
+      drop_first(self)
+      return event, self.queue[self.first] ~= nil
+    end
+    if self.failure then raise_failure(self) end
+    if self.over then return false end
+    return nil
+  end
+  return self.handle:events(other, self.queue[self.first] ~= nil), nil, nil, self
 end
 
 --- The pieces of text as they come; thinking, tool calls and usage are kept for reply().

@@ -67,18 +67,19 @@ static void rebase(struct sse *s) {
 
 /*
 ** Out of complete events. Give memory back that one burst needed and the next, small piece does
-** not: thousands of streams are parked here at a time.
+** not: thousands of streams are parked here at a time. `keep` is for the one that is fed faster
+** than it is read, and would grow its buffer anew each time.
 */
 static void settle(struct sse *s) {
-  buf_clear(&s->text, SSE_IDLE_KEEP);
-  if (!s->name_copied) buf_clear(&s->name, SSE_IDLE_KEEP);
+  buf_clear(&s->text, 0);
+  if (!s->name_copied) buf_clear(&s->name, 0);
   size_t rest = s->in.len - s->start;
   if (rest == 0) {
-    buf_clear(&s->in, SSE_IDLE_KEEP);
+    buf_clear(&s->in, s->keep);
     rebase(s);
     return;
   }
-  if (s->in.cap <= SSE_IDLE_KEEP || rest > SSE_IDLE_KEEP) return;
+  if (s->in.cap <= s->keep || s->in.cap <= SSE_PART_KEEP || rest > SSE_PART_KEEP) return;
   struct buf small;
   buf_init(&small, s->in.max);
   if (buf_append(&small, s->in.data + s->start, rest) != BUF_OK) return; /* it was only thrift */

@@ -30,6 +30,7 @@ struct sse {
   struct buf text; /* data whose invalid UTF-8 was replaced */
   struct buf id;
   size_t event_max;         /* bytes: all lines of one event */
+  size_t keep;              /* bytes of an empty buffer to hold on to; the owner may change it */
   size_t start;             /* first byte of the event in progress */
   size_t line;              /* first byte of the line in progress */
   size_t scan;              /* no line end in [line, scan) */

@@ -34,6 +34,7 @@ struct http_stream {
   struct buf usage;   /* the last usage object that came on a text delta */
   enum protocol protocol;
   struct semaphore *permit; /* given back when the stream is closed, whoever closes it */
+  bool more;                /* the handler of a loop has more to give, before anything is read */
   bool has_pending;         /* a user value holds text to hand out first */
   bool halted;              /* the script has what it wants: reading ends here */
   bool closed;
@@ -232,12 +233,12 @@ static int push_end(lua_State *L, struct http_stream *s, enum stream_next how) {
   return 1;
 }
 
-/* True: results are pushed, *n of them. False: nothing is there yet. */
-static bool pull_once(lua_State *L, struct http_stream *s, int *n) {
+/* True: results are pushed, *n of them. False: nothing is there yet. `self`: where the stream is. */
+static bool pull_once(lua_State *L, struct http_stream *s, int self, int *n) {
   if (s->closed && !s->halted) luaL_error(L, "the stream is closed");
   if (s->has_pending) {
     s->has_pending = false;
-    lua_getiuservalue(L, 1, UV_PENDING);
+    lua_getiuservalue(L, self, UV_PENDING);
     *n = 1;
     return true;
   }
@@ -272,7 +273,7 @@ static int pull_k(lua_State *L, int status, lua_KContext ctx) {
   (void)status;
   struct http_stream *s = (struct http_stream *)ctx;
   int n;
-  return pull_once(L, s, &n) ? n : park(L, s, pull_k);
+  return pull_once(L, s, 1, &n) ? n : park(L, s, pull_k);
 }
 
 /* stream:pull([continue]) -> text | nil, event, data, id | false [, kind, phase, message, elapsed].
@@ -285,57 +286,111 @@ static int stream_pull(lua_State *L) {
   return pull_k(L, LUA_OK, (lua_KContext)s);
 }
 
-static int text_k(lua_State *L, int status, lua_KContext ctx);
+/* ---- loops
+ * ------------------------------------------------------------------------------------------- */
 
-/* The handler has spoken: a string is handed out, nil means go on, false ends the loop. */
-static int handled(lua_State *L, int status, lua_KContext ctx) {
-  (void)status;
-  int type = lua_type(L, -1);
-  if (type == LUA_TSTRING) return 1;
-  if (type == LUA_TBOOLEAN) {
-    lua_pushnil(L);
-    return 1;
-  }
-  lua_settop(L, 1);
-  return text_k(L, LUA_OK, ctx);
+/* What the iterators below keep: upvalues. The last two only those of events. */
+enum { LOOP_STREAM = 1, LOOP_HANDLER, LOOP_TYPE, LOOP_TEXT };
+
+/* Replace the text on top by the event { type = "text", text = } that stands for it. */
+static void wrap_text(lua_State *L) {
+  lua_createtable(L, 0, 2);
+  lua_pushvalue(L, lua_upvalueindex(LOOP_TYPE));
+  lua_pushvalue(L, lua_upvalueindex(LOOP_TEXT));
+  lua_rawset(L, -3);
+  lua_pushvalue(L, lua_upvalueindex(LOOP_TEXT));
+  lua_pushvalue(L, -3);
+  lua_rawset(L, -3);
 }
+
+/* The handler has spoken. True: what is on top is handed out, nil at the end; false: go on. */
+static bool spoken(lua_State *L, struct http_stream *s) {
+  s->more = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  int type = lua_type(L, -1);
+  if (type == LUA_TBOOLEAN) lua_pushnil(L);
+  if (type == LUA_TNIL) lua_settop(L, 0);
+  return type != LUA_TNIL;
+}
+
+/* One step of a loop; `k` goes on when it has waited, `handled` when the handler has. */
+static inline int step(lua_State *L, struct http_stream *s, bool events, lua_KFunction k,
+                       lua_KFunction handled) {
+  do { /* a loop, so that a run of events for the handler does not grow the C stack */
+    int n = 0;
+    if (!s->more) {
+      if (!pull_once(L, s, lua_upvalueindex(LOOP_STREAM), &n)) return park(L, s, k);
+      if (n == 1 && lua_type(L, -1) == LUA_TSTRING) {
+        if (events) wrap_text(L);
+        return 1;
+      }
+    }
+    lua_pushvalue(L, lua_upvalueindex(LOOP_HANDLER));
+    lua_insert(L, -(n + 1));
+    lua_callk(L, n, 2, (lua_KContext)s, handled);
+  } while (!spoken(L, s));
+  return 1;
+}
+
+/* The stream is an upvalue so that the loop need not check what it is given. */
+static struct http_stream *loop_stream(lua_State *L) {
+  struct http_stream *s = lua_touserdata(L, lua_upvalueindex(LOOP_STREAM));
+  task_check(L);
+  transfer_unexpect(&s->stream.transfer);
+  return s;
+}
+
+static int text_handled(lua_State *L, int status, lua_KContext ctx);
 
 static int text_k(lua_State *L, int status, lua_KContext ctx) {
   (void)status;
-  struct http_stream *s = (struct http_stream *)ctx;
-  for (;;) {
-    int n;
-    if (!pull_once(L, s, &n)) return park(L, s, text_k);
-    if (n == 1 && lua_type(L, -1) == LUA_TSTRING) return 1;
-    lua_pushvalue(L, lua_upvalueindex(2));
-    lua_insert(L, -(n + 1));
-    lua_callk(L, n, 1, ctx, handled);
-    int type = lua_type(L, -1);
-    if (type == LUA_TNIL) {
-      lua_settop(L, 1);
-      continue; /* the common case without growing the C stack */
-    }
-    return handled(L, LUA_OK, ctx);
-  }
+  return step(L, (struct http_stream *)ctx, false, text_k, text_handled);
 }
 
-/* Upvalues: the stream (so that the loop need not check what it is given), the handler. */
+static int text_handled(lua_State *L, int status, lua_KContext ctx) {
+  return spoken(L, (struct http_stream *)ctx) ? 1 : text_k(L, status, ctx);
+}
+
 static int text_next(lua_State *L) {
-  struct http_stream *s = lua_touserdata(L, lua_upvalueindex(1));
-  task_check(L);
-  transfer_unexpect(&s->stream.transfer);
-  lua_settop(L, 0);
-  lua_pushvalue(L, lua_upvalueindex(1));
-  return text_k(L, LUA_OK, (lua_KContext)s);
+  return step(L, loop_stream(L), false, text_k, text_handled);
 }
 
-/* stream:texts(handler) -> iterator. `handler(nil, event, data, id)` for every event that is not
-** plain text, `handler(false, …)` as pull at the end. */
+static int event_handled(lua_State *L, int status, lua_KContext ctx);
+
+static int event_k(lua_State *L, int status, lua_KContext ctx) {
+  (void)status;
+  return step(L, (struct http_stream *)ctx, true, event_k, event_handled);
+}
+
+static int event_handled(lua_State *L, int status, lua_KContext ctx) {
+  return spoken(L, (struct http_stream *)ctx) ? 1 : event_k(L, status, ctx);
+}
+
+static int event_next(lua_State *L) {
+  return step(L, loop_stream(L), true, event_k, event_handled);
+}
+
+/* stream:texts(handler) -> iterator over the pieces of plain text. `handler(nil, event, data, id)`
+** is called for every other event, `handler(false, …)` as pull at the end; it returns what is to be
+** handed out, nil to go on, false to end the loop; and true behind it to be called again, with
+** nothing, before more is read. */
 static int stream_texts(lua_State *L) {
   check_stream(L);
   luaL_checktype(L, 2, LUA_TFUNCTION);
   lua_settop(L, 2);
-  lua_pushcclosure(L, text_next, 2);
+  lua_pushcclosure(L, text_next, LOOP_HANDLER);
+  return 1;
+}
+
+/* stream:events(handler, more) -> the same with text as { type = "text", text = … }; with `more` the
+** handler is called first. */
+static int stream_events(lua_State *L) {
+  check_stream(L)->more = lua_toboolean(L, 3);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  lua_settop(L, 2);
+  lua_pushliteral(L, "type");
+  lua_pushliteral(L, "text");
+  lua_pushcclosure(L, event_next, LOOP_TEXT);
   return 1;
 }
 
@@ -513,6 +568,7 @@ static int stream_gc(lua_State *L) {
 void http_open_stream(lua_State *L) {
   static const luaL_Reg methods[] = {{"pull", stream_pull},
                                      {"texts", stream_texts},
+                                     {"events", stream_events},
                                      {"plain", stream_plain},
                                      {"progress", stream_progress},
                                      {"put_back", stream_put_back},

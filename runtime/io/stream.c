@@ -20,7 +20,10 @@ static enum sink_status sink(struct transfer *t, const char *bytes, size_t n) {
   enum buf_status status;
   if (s->discard) return SINK_TAKEN;
   if (s->is_events) {
-    if (sse_buffered(&s->sse) >= s->brake) return SINK_PAUSE;
+    if (sse_buffered(&s->sse) >= s->brake) {
+      s->sse.keep = 2 * STREAM_BUFFER_MAX; /* it comes faster than it is read: so will the rest */
+      return SINK_PAUSE;
+    }
     s->fed += n;
     status = sse_feed(&s->sse, bytes, n);
     if (status == BUF_FULL) return SINK_EVENT_TOO_LARGE;
@@ -56,6 +59,8 @@ enum stream_next stream_next(struct stream *s, struct sse_event *event) {
     if (s->transfer.paused) {
       transfer_resume(&s->transfer);
       got = sse_next(&s->sse, event);
+    } else {
+      s->sse.keep = 0;
     }
   }
   if (got == 1) return STREAM_EVENT;

@@ -264,7 +264,7 @@ static void ceilings(void) {
   for (int i = 0; i < 1000; i++) {
     CHECK_INT(sse_feed(&s, ": keep-alive\n", 13), BUF_OK);
     CHECK_INT(sse_next(&s, &ev), 0);
-    CHECK(s.in.cap <= SSE_IDLE_KEEP);
+    CHECK(s.in.cap <= SSE_PART_KEEP);
   }
   sse_free(&s);
 
@@ -340,12 +340,12 @@ static void slices(void) {
   CHECK_INT(sse_next(&s, &ev), 1);
   CHECK_INT(ev.data_len, sizeof large - 8 + 2);
   CHECK_INT(sse_next(&s, &ev), 0);
-  CHECK(s.in.cap + s.text.cap + s.name.cap + s.id.cap <= SSE_IDLE_KEEP);
+  CHECK(s.in.cap + s.text.cap + s.name.cap + s.id.cap <= SSE_PART_KEEP);
   sse_feed(&s, large, sizeof large);
   sse_feed(&s, "data: begin", 11);
   while (sse_next(&s, &ev) == 1) continue;
   CHECK_INT(sse_buffered(&s), 11);
-  CHECK(s.in.cap <= SSE_IDLE_KEEP);
+  CHECK(s.in.cap <= SSE_PART_KEEP);
   sse_feed(&s, "ning\n\n", 6);
   CHECK_INT(sse_next(&s, &ev), 1);
   CHECK_TEXT(ev.data, ev.data_len, "beginning");

@@ -212,7 +212,10 @@ function Handle:close()
   self.script.closed = self.script.closed + 1
   if self.permit then self.permit:release() end
 end
-Handle.drain = Handle.close
+function Handle:drain()
+  self.halted = true -- who reads on finds the end
+  self:close()
+end
 Handle.__close = Handle.close
 
 --- The pieces a text is streamed in: one, or several when there is a gap between them.
@@ -284,7 +287,7 @@ local function pull(self)
 end
 
 function Handle:pull()
-  if self.is_closed then error("the stream is closed", 2) end
+  if self.is_closed and not self.halted then error("the stream is closed", 2) end
   if self.pending then
     local text = self.pending
     self.pending = nil
@@ -294,16 +297,30 @@ function Handle:pull()
   return watched(self.script, self, pull, self)
 end
 
-function Handle:texts(handler)
+--- The loop of runtime/bind/stream.c: `handler` returns what is to be handed out, nil to go on, false at
+--- the end; and true behind it to be asked again before anything is read.
+local function loop(self, handler, wrap, more)
   return function()
     while true do
-      local first, a, b, c, d = self:pull()
-      if first then return first end
-      local value = handler(first, a, b, c, d)
-      if type(value) == "string" then return value end
+      local first, a, b, c, d
+      if not more then
+        first, a, b, c, d = self:pull()
+        if first then return wrap and { type = "text", text = first } or first end
+      end
+      local value
+      value, more = handler(first, a, b, c, d)
+      if value then return value end
       if value == false then return nil end
     end
   end
+end
+
+function Handle:texts(handler)
+  return loop(self, handler, false)
+end
+
+function Handle:events(handler, more)
+  return loop(self, handler, true, more)
 end
 
 local function stream(script, spec, answer, body)
