@@ -16,6 +16,8 @@ local log = require "sluice.log"
 local step = require "sluice.fallback.step"
 local task = require "sluice.task"
 
+local TICK = 1e-6 -- seconds: the clock knows nothing smaller
+
 local now = core.now
 
 local TICK = 1e-6 -- seconds: the clock knows nothing smaller; a wait for less would end at once, for ever
@@ -316,9 +318,20 @@ local function turn(r)
   return nil
 end
 
+-- Whoever leaves the race by an error may leave answers behind that nobody has taken yet.
+local Left = {}
+function Left:__close(err)
+  if err == nil then return end
+  for _, run in ipairs(self.runs) do
+    if run.ok and not run.stopped then step.close(run.value) end
+  end
+end
+
 local function race(w, first, why)
+  local runs = {}
+  local _ <close> = setmetatable({ runs = runs }, Left)
   return task.group(function(group)
-    w.group, w.inbox, w.runs, w.running = group, sync.channel(4 * #w.steps + 8), {}, 0
+    w.group, w.inbox, w.runs, w.running = group, sync.channel(4 * #w.steps + 8), runs, 0
     w.last, w.unpaid, w.lost = 0, {}, {}
     launch(w, first, why)
     while true do

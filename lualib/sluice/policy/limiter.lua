@@ -26,6 +26,7 @@ local OUTPUT_TOKENS = 1024  -- assumed of an answer while nothing is known of th
 local SAMPLES = 64          -- answers whose lengths are remembered
 local SAMPLES_MIN = 8       -- … before they are believed
 local GATE_BASE, GATE_MAX = 1, 20 -- seconds without a request after a 429 that named no time
+local ASKED_MAX = 86400     -- seconds: a proxy that asks for a century shall not be believed for longer than a day
 local QUOTA_GATE = 60       -- seconds without a request after the account ran out of money
 local TICK = 1e-6           -- seconds: the clock knows nothing smaller
 local SLEEP_MAX = 3600      -- seconds until the head of the line looks again in any case
@@ -326,7 +327,7 @@ function Limiter:gate(wait)
     self.gates = self.gates + 1
     wait = math.min(GATE_MAX, GATE_BASE * 2.0 ^ (self.gates - 1)) * (0.5 + self.random() / 2)
   end
-  self.gate_until = math.max(self.gate_until, self.now() + wait)
+  self.gate_until = math.max(self.gate_until, self.now() + math.min(wait, ASKED_MAX))
   self.active = true
   tell_all(self)
 end
