@@ -21,6 +21,7 @@ local PAGES = {
   { "rule", "rule", "sluice.rule", "Steps for a fallback." },
   { "cache", "Cache", "cache", "What `sluice.cache { … }` returns." },
   { "budget", "Budget", "budget", "What `sluice.budget { … }` returns." },
+  { "files", "files", "sluice.files", "Files as input and output of prompts." },
   { "task", "task", "sluice.task", "Structured concurrency." },
   { "http", "http", "sluice.http", "HTTP for what models do not cover." },
   { "secret", "secret", "sluice.secret", "Values that do not show." },

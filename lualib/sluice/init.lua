@@ -28,6 +28,7 @@ local PARTS = {
   schema = "sluice.schema",
   tool = "sluice.tool",
   tokens = "sluice.tokens",
+  files = "sluice.files",
 }
 
 -- name -> { module, function in it }

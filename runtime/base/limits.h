@@ -18,6 +18,7 @@
 #define SERVER_CONNECTIONS_MAX 16384   /* open connections to our server */
 #define SECRET_MAX (256u << 10)        /* bytes of one secret: a key file, a token */
 #define PRIVATE_FILE_MAX (4u << 20)    /* bytes of a file that is read or kept whole */
+#define FOLDER_MAX (16u << 20)         /* bytes of the names in one folder that is listed */
 #define PROCESS_OUTPUT_MAX (16u << 20) /* bytes a program may print; options may change it */
 #define PROCESS_AHEAD_MAX (64u << 10)  /* bytes read ahead of the script, or waiting to be read */
 #define SERVER_WRITE_MAX (1u << 20)    /* bytes waiting for a slow client before the writer waits */

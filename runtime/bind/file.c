@@ -1,7 +1,7 @@
 /*
-** sluice.core.file: what secrets and shared caches need of files and Lua's io does not have: modes,
-** replacing in one step, locks, and telling whether a file is still the same. See
-*io/private_file.h.
+** sluice.core.file: what secrets, shared caches and sluice.files need of files and Lua's io does not
+** have: modes, replacing in one step, locks, telling whether a file is still the same
+** (io/private_file.h), and what is in a folder (io/folder.h).
 */
 #include <errno.h>
 #include <limits.h>
@@ -9,8 +9,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/base64.h"
 #include "base/limits.h"
 #include "bind/bind.h"
+#include "io/folder.h"
 #include "io/private_file.h"
 #include "task/scope.h"
 #include "task/task.h"
@@ -84,6 +86,77 @@ static int file_target(lua_State *L) {
   return 1;
 }
 
+/* ---- what is there -------------------------------------------------------------------------- */
+
+static void push_kind(lua_State *L, char kind) {
+  lua_pushstring(L, kind == FOLDER_FILE     ? "file"
+                    : kind == FOLDER_FOLDER ? "folder"
+                    : kind == FOLDER_LINK   ? "link"
+                                            : "other");
+}
+
+/* core.kind(path) -> "file" | "folder" | "other", bytes | nil, words, name */
+static int file_kind(lua_State *L) {
+  enum folder_kind kind = FOLDER_OTHER;
+  uint64_t size = 0;
+  int error = folder_kind_of(luaL_checkstring(L, 1), &kind, &size);
+  if (error != 0) return push_error(L, error);
+  push_kind(L, (char)kind);
+  lua_pushinteger(L, (lua_Integer)size);
+  return 2;
+}
+
+static int push_listing(lua_State *L) {
+  const struct buf *b = lua_touserdata(L, 1);
+  lua_newtable(L);
+  for (size_t at = 0; at < b->len;) {
+    size_t n = strlen(b->data + at + 1);
+    lua_pushlstring(L, b->data + at + 1, n);
+    push_kind(L, b->data[at]);
+    lua_rawset(L, -3);
+    at += n + 2;
+  }
+  return 1;
+}
+
+/* core.list(path) -> { name = "file" | "folder" | "link" | "other" } | nil, words, name */
+static int file_list(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  struct buf b;
+  buf_init(&b, FOLDER_MAX);
+  int error = folder_list(path, &b);
+  int status = LUA_OK;
+  if (error == 0) { /* protected: the buffer must not be lost when memory runs out */
+    lua_pushcfunction(L, push_listing);
+    lua_pushlightuserdata(L, &b);
+    status = lua_pcall(L, 1, 1, 0);
+  }
+  buf_free(&b);
+  if (error != 0) return push_error(L, error);
+  return status == LUA_OK ? 1 : lua_error(L);
+}
+
+/* core.replace(path, bytes) -> true | nil, words, name */
+static int file_replace(lua_State *L) {
+  size_t n;
+  const char *path = luaL_checkstring(L, 1), *bytes = luaL_checklstring(L, 2, &n);
+  int error = file_write_public(path, bytes, n);
+  if (error != 0) return push_error(L, error);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* core.base64(bytes) -> text */
+static int file_base64(lua_State *L) {
+  size_t n;
+  luaL_Buffer out;
+  const char *bytes = luaL_checklstring(L, 1, &n);
+  luaL_argcheck(L, n <= HTTP_BODY_MAX, 1, "too large");
+  base64_encode(bytes, n, luaL_buffinitsize(L, &out, base64_len(n)));
+  luaL_pushresultsize(&out, base64_len(n));
+  return 1;
+}
+
 /* ---- locks
  * ------------------------------------------------------------------------------------------ */
 
@@ -129,6 +202,10 @@ int luaopen_sluice_core_file(lua_State *L) {
                                        {"make_folder", file_make_folder_},
                                        {"target", file_target},
                                        {"lock", file_lock_},
+                                       {"kind", file_kind},
+                                       {"list", file_list},
+                                       {"replace", file_replace},
+                                       {"base64", file_base64},
                                        {NULL, NULL}};
   luaL_newmetatable(L, LOCK_TYPE);
   luaL_setfuncs(L, methods, 0);

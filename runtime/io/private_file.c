@@ -106,13 +106,15 @@ static void sync_folder(const char *path) {
   close(fd);
 }
 
-int file_write_private(const char *path, const char *bytes, size_t n) {
+/* `mode`: of the new file, once it is whole; until then nobody else may read it. */
+static int replace(const char *path, const char *bytes, size_t n, mode_t mode) {
   char beside[PATH_MAX];
   int len = snprintf(beside, sizeof beside, "%s.XXXXXX", path);
   if (len < 0 || (size_t)len >= sizeof beside) return ENAMETOOLONG;
   int fd = mkostemp(beside, O_CLOEXEC); /* mode 0600, exclusive */
   if (fd < 0) return errno;
   int result = write_all(fd, bytes, n);
+  if (result == 0 && mode != 0600 && fchmod(fd, mode) != 0) result = errno;
   if (close(fd) != 0 && result == 0) result = errno;
   if (result == 0 && rename(beside, path) != 0) result = errno;
   if (result != 0)
@@ -120,6 +122,24 @@ int file_write_private(const char *path, const char *bytes, size_t n) {
   else
     sync_folder(path);
   return result;
+}
+
+int file_write_private(const char *path, const char *bytes, size_t n) {
+  return replace(path, bytes, n, 0600);
+}
+
+int file_write_public(const char *path, const char *bytes, size_t n) {
+  struct stat s;
+  char target[PATH_MAX];
+  if (realpath(path, target) == NULL) {
+    if (errno != ENOENT) return errno;
+    mode_t mask = umask(0);
+    (void)umask(mask);
+    return replace(path, bytes, n, (mode_t)(0666 & ~mask));
+  }
+  if (stat(target, &s) != 0) return errno;
+  if (!S_ISREG(s.st_mode)) return S_ISDIR(s.st_mode) ? EISDIR : EINVAL;
+  return replace(target, bytes, n, s.st_mode & 07777);
 }
 
 static int make(char *folder) {

@@ -31,6 +31,10 @@ int file_read(const char *path, bool private, struct buf *out, struct file_mark 
 /* Replace `path` by a file of these bytes, mode 0600, synced. */
 int file_write_private(const char *path, const char *bytes, size_t n);
 
+/* Replace `path`, or what it links to, by a file of these bytes, in one step and synced. Its mode stays;
+** that of a new file follows the umask. */
+int file_write_public(const char *path, const char *bytes, size_t n);
+
 /* Make the folder that `path` is to stand in, and those above it, with mode 0700. A folder that
  *others
  ** may write to is refused with EPERM: they could put another file in the place of ours. */

@@ -1,6 +1,6 @@
 ---@meta sluice.core.file
 
--- What runtime/bind/file.c defines: what secrets and shared caches need of files. A failure is nil, words,
+-- What runtime/bind/file.c defines: what secrets, shared caches and sluice.files need of files. A failure is nil, words,
 -- and a name to decide by: "absent", "unsafe", "locked", "failed".
 
 ---@class sluice.core.file
@@ -50,6 +50,34 @@ function file.target(path) end
 ---@return string? why
 ---@return string? code  "locked": another has it
 function file.lock(path) end
+
+--- What stands under the name, links followed.
+---@param path string
+---@return "file"|"folder"|"other"|nil kind
+---@return integer|string bytes_or_why
+---@return string? code
+function file.kind(path) end
+
+--- What is in a folder, but "." and "..".
+---@param path string
+---@return table<string, "file"|"folder"|"link"|"other">? kinds  by name
+---@return string? why
+---@return string? code
+function file.list(path) end
+
+--- Replaces the file, or what the link names, in one step: its mode stays, that of a new file follows
+--- the umask.
+---@param path string
+---@param bytes string
+---@return true? written
+---@return string? why
+---@return string? code
+function file.replace(path, bytes) end
+
+--- Base64 with padding (RFC 4648 section 4).
+---@param bytes string
+---@return string
+function file.base64(bytes) end
 
 ---@class sluice.core.FileLock
 local FileLock = {}
