@@ -229,6 +229,39 @@ end }]])
   prints(t, { "stuck.lua" }, "tok\n")
 end)
 
+T.test("killed in the middle of a refresh that others wait for: the next of them asks, and all are served", function(t)
+  write("hanging.lua", HEAD .. [[
+io.stdout:setvbuf "no"
+local n = 0
+local server = sluice.server.listen { handler = function(req, res)
+  n = n + 1
+  print("asked " .. n)
+  if n == 1 then sluice.task.sleep(3600) end -- it ends when who asked has gone
+  res:json(200, { access_token = "shared-" .. n, expires_in = 3600 })
+end }
+print("port " .. server.port)
+server:wait()
+]])
+  write("client.lua", CLIENT)
+  local server <close> = C.start({ C.sluice, "run", folder .. "/hanging.lua" })
+  local argv = { C.sluice, "run", folder .. "/client.lua",
+    ("http://127.0.0.1:%s/token"):format(server:expect "port (%d+)"), folder .. "/killed/shared.json" }
+  local first <close> = C.start(argv)
+  server:expect "asked 1"
+  local second <close> = C.start(argv)
+  local third <close> = C.start(argv)
+  first:signal "KILL"
+  t.eq(first:wait().signal, 9)
+  for _, other in ipairs { second, third } do
+    local r = other:wait()
+    t.eq({ r.code, r.stdout, r.stderr }, { 0, "shared-2\n", "" })
+  end
+  local listing = io.popen(("ls -A '%s/killed'"):format(folder))
+  t.eq(listing:read "a", "shared.json\nshared.json.lock\n")
+  listing:close()
+  t.eq(select(2, server:stop().stdout:gsub("asked", "")), 2)
+end)
+
 T.test("--new passes over what the cache has", function(t)
   write("counted.lua", HEAD .. [[
 return sluice.token.source { name = "x", cache = "counted.json", fetch = function()

@@ -76,6 +76,31 @@ T.test("two hundred tasks on tokens of four seconds: a request for each expiry, 
   t.ok(requests >= seconds // 2.4 and requests <= seconds // 2 + 1, ("%d requests for tokens in %d s"):format(requests, seconds))
 end)
 
+T.test("two processes with fifty tasks each, on one file: as many token requests as one would make", function(t)
+  local process = require "sluice.core.process"
+  local program = require "sluice.core.file".target "/proc/self/exe"
+  local cache, seconds = T.tmpdir() .. "/shared.json", 7
+  local before, asked, most = get "/counts", 0, 0
+  task.map({ 1, 2 }, function()
+    local child <close> = assert(process.spawn { argv = { program, "run", arg[0]:match "^(.*/)" .. "sharing.lua", url, cache,
+      tostring(seconds) }, timeout = 40, out_max = 4096, err_max = 65536 })
+    local code = child:wait()
+    local stdout, stderr = child:output()
+    t.eq(code, 0, stderr)
+    local answers, generation = t.match(stdout, "^(%d+)\t(%d+)\n$")
+    asked, most = asked + tonumber(answers), math.max(most, tonumber(generation))
+  end)
+  local after = get "/counts"
+  local requests = after.token - before.token
+  t.log(("%d answers, %d token requests in %d s"):format(asked, requests, seconds))
+  t.eq(after.refused - before.refused, 0)
+  t.eq(after.served - before.served, asked)
+  t.ok(asked > 100 * 3, asked)
+  -- each token of 4 seconds is replaced once by whoever of the two is first, when 2 to 2.2 s of it are gone
+  t.ok(requests >= 2 and requests <= seconds // 2 + 1, requests .. " token requests")
+  t.ok(most <= requests, "no process had more tokens than there were")
+end)
+
 T.test("revoked while two hundred tasks use it: refreshed once for all", function(t)
   local source = client()
   local m = model(source)
