@@ -5,9 +5,8 @@
 **
 ** A *live* secret has no bytes of its own but a source, which knows what its value is now: a file
 ** that may be replaced, a vault. core.current asks the source; whoever cannot wait gets what it
-*said
-** last. Every secret with bytes is in a list, so that text about to be shown can be searched for
-*it.
+** said last. Every secret with bytes is in a list, so that text about to be shown can be searched
+** for it.
 */
 #include "bind/secret.h"
 
@@ -37,8 +36,7 @@ enum { NAME = 1, SOURCE, LATEST };
 static struct list all = {&all, &all};
 static const char on_reveal; /* a key of the registry */
 
-/* ---- making
- * ---------------------------------------------------------------------------------------- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 const char *secret_bytes(lua_State *L, int index, size_t *len) {
   struct secret *s = luaL_testudata(L, index, SECRET_TYPE);
@@ -119,8 +117,8 @@ static int new_live(lua_State *L) {
   return 1;
 }
 
-/* application/x-www-form-urlencoded, as RFC 6749 2.3.1 wants it before base64; `out` may be NULL.
- */
+/* application/x-www-form-urlencoded, as RFC 6749 2.3.1 wants it before base64; `out` may be
+** NULL. */
 static size_t form_encode(const char *s, size_t n, char *out) {
   static const char hex[] = "0123456789ABCDEF";
   size_t used = 0;
@@ -148,8 +146,8 @@ static size_t copy_plain(const char *s, size_t n, char *out) {
   return n;
 }
 
-/* core.basic(name, id, secret, encoded) -> "Basic …" (RFC 7617) as a secret, and what stands behind
-** the scheme as one: while the caller holds that, it is looked for in text. */
+/* core.basic(name, id, secret, encoded) -> "Basic …" (RFC 7617) as a secret, and what stands
+** behind the scheme as one: while the caller holds that, it is looked for in text. */
 static int basic(lua_State *L) {
   size_t id_len, len;
   luaL_checkstring(L, 1);
@@ -170,8 +168,7 @@ static int basic(lua_State *L) {
   return 2;
 }
 
-/* ---- asking
- * ----------------------------------------------------------------------------------------- */
+/* ---- asking ---------------------------------------------------------------------------------- */
 
 static int is_secret(lua_State *L) {
   lua_pushboolean(L, luaL_testudata(L, 1, SECRET_TYPE) != NULL);
@@ -305,8 +302,7 @@ static int wipe(lua_State *L) {
   return 0;
 }
 
-/* ---- looking for them in text
- * ----------------------------------------------------------------------- */
+/* ---- looking for them in text ---------------------------------------------------------------- */
 
 static bool is_plain(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
@@ -328,8 +324,8 @@ static int hex_digit(char c) {
   return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* How many bytes at p are the byte c: itself, behind backslashes (JSON, and JSON within JSON), as %XX;
-** 0: it is another one. */
+/* How many bytes at p are the byte c: itself, behind backslashes (JSON, and JSON within JSON), as
+** %XX; 0: it is another one. */
 static size_t match_byte(char c, const char *p, const char *end) {
   if (p == end) return 0;
   if (is_plain(c)) return *p == c ? 1 : 0;
@@ -340,7 +336,8 @@ static size_t match_byte(char c, const char *p, const char *end) {
   const char *q = p;
   while (q < end && *q == '\\') q++;
   if (c == '\\') return (size_t)(q - p);
-  return q > p && q < end && *q == c && (c == '"' || c == '/' || c == '\'') ? (size_t)(q + 1 - p) : 0;
+  bool escaped = q > p && q < end && *q == c && (c == '"' || c == '/');
+  return escaped ? (size_t)(q + 1 - p) : 0;
 }
 
 /* The length of the secret at p in whatever form; 0: it is not there. */

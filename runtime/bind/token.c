@@ -1,10 +1,8 @@
 /*
 ** sluice.core.token: a value that is replaced before it ends, whoever asks and however many. What
-*is
-** due when is decided in task/token.c; here are the value, those who wait for a new one, and the
+** is due when is decided in task/token.c; here are the value, those who wait for a new one, and the
 ** refresh: a Lua function in a task of the runtime's own, so that cancelling those who wait does
-*not
-** cancel what they wait for.
+** not cancel what they wait for.
 */
 #include <math.h>
 #include <string.h>
@@ -71,8 +69,7 @@ static int new_fixed(lua_State *L) {
   return 1;
 }
 
-/* ---- a refresh
- * -------------------------------------------------------------------------------------- */
+/* ---- a refresh ------------------------------------------------------------------------------- */
 
 static int64_t span(lua_State *L, int index, int64_t absent) {
   if (lua_isnil(L, index)) return absent;
@@ -164,8 +161,7 @@ static void notice_crash(lua_State *L, struct box *b) {
   lua_setiuservalue(L, 1, FAILURE);
 }
 
-/* ---- asking
- * ----------------------------------------------------------------------------------------- */
+/* ---- asking ---------------------------------------------------------------------------------- */
 
 static int give(lua_State *L, const struct box *b) {
   lua_getiuservalue(L, 1, VALUE);
@@ -213,7 +209,8 @@ static int waited(lua_State *L, int status, lua_KContext ctx) {
   struct box *b = check_box(L);
   notice_crash(L, b);
   bool renewed = b->token.generation != (uint64_t)ctx;
-  int64_t now_us = loop_refresh_us(), least_us = lua_tointeger(L, 2), until_us = lua_tointeger(L, 3);
+  int64_t least_us = lua_tointeger(L, 2), until_us = lua_tointeger(L, 3);
+  int64_t now_us = loop_refresh_us();
   /* What another process had in the cache may be too short as well. Once: the next one is new. */
   if (renewed && least_us > 0 && token_step(&b->token, now_us, least_us) == TOKEN_WAIT)
     return wait_for(L, b, 0, until_us);
@@ -315,8 +312,7 @@ static int is_token(lua_State *L) {
 }
 
 /* core.margins(life[, interval]) -> how many seconds before its end a token is due, must be
- *replaced,
- ** and counts as ended. */
+** replaced, and counts as ended. */
 static int margins(lua_State *L) {
   int64_t life_us = bind_check_seconds(L, 1);
   int64_t interval_us = lua_isnoneornil(L, 2) ? 0 : bind_check_seconds(L, 2);

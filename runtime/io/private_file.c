@@ -13,8 +13,7 @@
 
 #define CHUNK 4096
 
-/* ---- reading
- * ---------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static int64_t ns_of(struct timespec t) {
   return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
@@ -70,8 +69,7 @@ int file_read(const char *path, bool private, struct buf *out, struct file_mark 
   return result;
 }
 
-/* ---- writing
- * ---------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* The folder of `path`, without a slash at its end unless it is the root. 0, or an errno. */
 static int folder_of(const char *path, char *out) {
@@ -95,8 +93,7 @@ static int write_all(int fd, const char *bytes, size_t n) {
 }
 
 /* So that the new name survives a power cut. Some file systems cannot; the file is there all the
- * same.
- */
+** same. */
 static void sync_folder(const char *path) {
   char folder[PATH_MAX];
   if (folder_of(path, folder) != 0) return;
@@ -166,8 +163,7 @@ int file_make_folder(const char *path) {
   return ours && (s.st_mode & 022) == 0 ? 0 : EPERM;
 }
 
-/* ---- the lock
- * --------------------------------------------------------------------------------------- */
+/* ---- the lock -------------------------------------------------------------------------------- */
 
 int file_lock(const char *path) {
   char beside[PATH_MAX];

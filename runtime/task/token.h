@@ -1,12 +1,10 @@
 /*
 ** The life of one token: when it is fresh, when it should be replaced ahead of its end, when nobody
 ** may go on without a new one, and what a refusal or a failed refresh changes. Decides; never reads
-*a
-** clock, never waits, knows neither the value nor who wants it (bind/token.c does).
+** a clock, never waits, knows neither the value nor who wants it (bind/token.c does).
 **
 **   expired    none yet, at its end, or refused    wait for a refresh; its failure is the caller's
-**   mandatory  little is left                      wait for a refresh; if it fails, use what there
-*is
+**   mandatory  little is left                      wait for a refresh; if it fails, use this one
 **   advisory   some is left                        use it now, one refresh in the background
 **   fresh                                          use it
 */
@@ -43,8 +41,8 @@ struct token {
   bool mended;             /* the generation before this one was refused */
 };
 
-/* Given a lifetime: how much before its end a token is due, must be replaced, and counts as ended.
- */
+/* Given a lifetime: how much before its end a token is due, must be replaced, and counts as
+** ended. */
 struct token_margins {
   int64_t advisory_us, mandatory_us, skew_us;
 };
@@ -76,8 +74,7 @@ void token_fail(struct token *t, int64_t now_us, bool lasting, int64_t hold_us, 
 bool token_reject(struct token *t, uint64_t generation, int64_t now_us);
 
 /* The clock above stands still while the machine sleeps; the time of day does not. When that has
- *run
- ** ahead, the token is older than it seems. Cheap enough to be called often. */
+** run ahead, the token is older than it seems. Cheap enough to be called often. */
 void token_notice(struct token *t, int64_t now_us, int64_t wall_us);
 #define TOKEN_NOTICE_EVERY_US 1000000
 

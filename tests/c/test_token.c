@@ -1,7 +1,6 @@
 /*
 ** task/token: the table of states, and the cases of botocore (test_credentials.py, the refresh
-*logic),
-** google-auth (fresh, stale, invalid, failed), client-go (token_source_test.go) and MSAL
+** logic), google-auth (fresh, stale, invalid, failed), client-go (token_source_test.go) and MSAL
 ** (refresh_in), all on a clock that is a number.
 */
 #include "task/token.h"
