@@ -22,6 +22,8 @@ local PAGES = {
   { "cache", "Cache", "cache", "What `sluice.cache { … }` returns." },
   { "budget", "Budget", "budget", "What `sluice.budget { … }` returns." },
   { "files", "files", "sluice.files", "Files as input and output of prompts." },
+  { "jsonl", "jsonl", "sluice.jsonl", "Rows of JSON, one a line." },
+  { "jsonl", "Writer", "writer", "What `sluice.jsonl.writer` returns." },
   { "task", "task", "sluice.task", "Structured concurrency." },
   { "http", "http", "sluice.http", "HTTP for what models do not cover." },
   { "secret", "secret", "sluice.secret", "Values that do not show." },

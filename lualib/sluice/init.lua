@@ -29,6 +29,7 @@ local PARTS = {
   tool = "sluice.tool",
   tokens = "sluice.tokens",
   files = "sluice.files",
+  jsonl = "sluice.jsonl",
 }
 
 -- name -> { module, function in it }
