@@ -32,6 +32,7 @@ local PAGES = {
   { "process", "Result", "result", "What `sluice.process.run` returns." },
   { "process", "Child", "child", "What `sluice.process.stream` returns." },
   { "server", "server", "sluice.server", "An HTTP server." },
+  { "chat", "Chat", "chat", "What `sluice.chat { … }` and `sluice.chat.load` return." },
   { "tool", "tool", "sluice.tool", "Lua functions that a model may call, and the loop that calls them." },
   { "schema", "schema", "sluice.schema", "What an answer, or the arguments of a tool, must look like." },
   { "tokens", "tokens", "sluice.tokens", "Estimates, and sums of what was used." },

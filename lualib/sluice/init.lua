@@ -27,6 +27,7 @@ local PARTS = {
   rule = "sluice.rule",
   schema = "sluice.schema",
   tool = "sluice.tool",
+  chat = "sluice.chat",
   tokens = "sluice.tokens",
   files = "sluice.files",
   jsonl = "sluice.jsonl",

@@ -122,13 +122,7 @@ end
 ---@return sluice.Reply reply
 ---@return sluice.Message[] messages  the whole conversation, tools' results and the answer included
 function tool.loop(model, request, opts)
-  local rounds = Rounds.new("sluice.tool.loop", model, request, opts, tool.list)
-  while true do
-    local reply = model:ask(rounds:request())
-    local calls = rounds:take(reply)
-    if not calls then return rounds:finish(reply) end
-    rounds:run(calls)
-  end
+  return Rounds.new("sluice.tool.loop", model, request, opts, tool.list):answer()
 end
 
 --- The same, streamed: returns a stream whose events are those of all rounds, one after the other, with

@@ -1,6 +1,6 @@
 --- The rounds of a tool loop: what is asked next, what came, and the calls in between.
 -- Owns: the conversation while it grows, the limits, the order of results, totals.
--- Never: asks (tool.loop and tool/stream.lua do).
+-- Never: reads a stream (tool/stream.lua does).
 
 local errors = require "sluice.errors"
 local options = require "sluice.options"
@@ -171,6 +171,19 @@ function Rounds:run(calls)
       is_error = result.is_error, elapsed = result.elapsed, round = self.n }
   end
   return results
+end
+
+--- Asks until there is an answer.
+---@async
+---@return sluice.Reply reply
+---@return sluice.Message[] messages
+function Rounds:answer()
+  while true do
+    local reply = self.model:ask(self:request())
+    local calls = self:take(reply)
+    if not calls then return self:finish(reply) end
+    self:run(calls)
+  end
 end
 
 --- The last answer, with what the loop has to say about it.
