@@ -21,6 +21,7 @@ local Rounds = require "sluice.tool.rounds"
 local TRIM_TO = 0.75      -- of history_tokens, so that the beginning stays the same for some turns (and cached)
 local SCALE_MIN, SCALE_MAX = 0.5, 2 -- how far a provider's count may correct the estimate
 local FORMAT = 1          -- of the file
+local DEPTH_MAX = 128     -- what JSON takes
 
 local function is_model(v)
   return type(v) == "string" or type(v) == "table" and type(v.ask) == "function" and type(v.stream) == "function"
@@ -281,11 +282,11 @@ local function name_of(model)
 end
 
 --- A copy without the bytes of any secret there is now.
-local function scrubbed(value)
+local function scrubbed(value, depth)
   if type(value) == "string" then return secrets.scrub(value) end
-  if type(value) ~= "table" then return value end
+  if type(value) ~= "table" or depth > DEPTH_MAX then return value end
   local copy = {}
-  for key, item in pairs(value) do copy[key] = scrubbed(item) end
+  for key, item in pairs(value) do copy[key] = scrubbed(item, depth + 1) end
   return setmetatable(copy, getmetatable(value))
 end
 
@@ -296,10 +297,8 @@ end
 function Chat:save(path)
   path = check_path("chat:save", path)
   local messages = json.array(table.move(self.messages, 1, #self.messages, 1, {}))
-  local ok, text = pcall(function()
-    return json.encode(scrubbed { sluice_chat = FORMAT, model = name_of(self.model), system = self.system,
-      history_tokens = self.history_tokens, messages = messages })
-  end)
+  local ok, text = pcall(json.encode, scrubbed({ sluice_chat = FORMAT, model = name_of(self.model),
+    system = self.system, history_tokens = self.history_tokens, messages = messages }, 0))
   if not ok then options.raise("chat:save: " .. tostring(text):gsub("^json: ", "")) end
   local written, why = file.write(path, text .. "\n")
   if not written then options.raise(("chat:save: cannot write '%s': %s"):format(path, why)) end
