@@ -181,7 +181,7 @@ local n = 0
 local server = sluice.server.listen { handler = function(req, res)
   n = n + 1
   print("asked " .. n)
-  sluice.task.sleep(0.3) -- long enough that all who can will have asked
+  sluice.task.sleep(tonumber(arg[n]) or 0.3) -- long enough that all who can will have asked
   res:json(200, { access_token = "shared-" .. n, expires_in = 3600, refresh_token = "rt-" .. n })
 end }
 print("port " .. server.port)
@@ -277,7 +277,7 @@ end)
 
 T.test("a rotation under way when the program is told to end is written down", function(t)
   write("server.lua", SERVER)
-  local server <close> = C.start({ C.sluice, "run", folder .. "/server.lua" })
+  local server <close> = C.start({ C.sluice, "run", folder .. "/server.lua", "3" })
   write("rotate.lua", HEAD .. ([[
 io.stderr:write "asking\n"
 return sluice.token.oauth { url = "http://127.0.0.1:%s/token", client_id = "me", refresh_token = "rt-0", cache = "rotate.json" }
@@ -291,6 +291,31 @@ return sluice.token.oauth { url = "http://127.0.0.1:%s/token", client_id = "me",
   local kept = T.read(folder .. "/rotate.json")
   t.match(kept, '"refresh_token":"rt%-1"')
   t.match(kept, '"token":"shared%-1"')
+end)
+
+T.test("... and when the script ends by itself, or calls os.exit", function(t)
+  write("server.lua", SERVER)
+  write("ends.lua", HEAD .. [[
+local corp = sluice.token.oauth { url = arg[1], client_id = "me", refresh_token = "rt-0", cache = arg[2], retry = false }
+local _, generation = corp:get()
+corp:reject(generation)
+sluice.try(sluice.task.deadline, 0.1, corp.get, corp) -- long enough to send it, too short for the answer
+assert(corp:state().refreshing)
+if arg[3] == "exit" then os.exit(7) end
+if arg[3] == "error" then error "mine" end]])
+  local codes, runs = { ends = 0, exit = 7, error = 1 }, {}
+  for how in pairs(codes) do
+    -- the second answer takes 3 s: longer than an embedded server has to say good-bye when a program ends
+    local server = C.start({ C.sluice, "run", folder .. "/server.lua", "0", "3" })
+    runs[how] = { server = server, client = C.start({ C.sluice, "run", folder .. "/ends.lua",
+      ("http://127.0.0.1:%s/token"):format(server:expect "port (%d+)"), ("%s/%s.json"):format(folder, how), how }) }
+  end
+  for how, code in pairs(codes) do
+    local r = runs[how].client:wait()
+    t.eq(r.code, code, r.stderr)
+    t.match(T.read(("%s/%s.json"):format(folder, how)), '"refresh_token":"rt%-2"', how)
+    t.match(runs[how].server:stop().stdout, "asked 2\n$")
+  end
 end)
 
 T.test("docs/secrets.md: every block of Lua compiles, and names only options that exist", function(t)

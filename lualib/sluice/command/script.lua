@@ -342,6 +342,8 @@ end
 ---@return integer code
 function script.execute(source, chunk, words, opts)
   local code = execute(source, chunk, words, opts)
+  local shared = package.loaded["sluice.token.cache"]
+  if shared then shared.finish() end
   show_timeline()
   return code
 end

@@ -177,6 +177,37 @@ function Cache:renew(entry, ask)
   return value, left, life, interval
 end
 
+-- Rotations -----------------------------------------------------------------------------------------
+
+local under_way = {} -- tokens whose refresh token is being replaced
+local guarding = false
+
+--- Waits until no refresh token is being replaced, for as long as a rotation may take at the end.
+function cache.finish()
+  for box in pairs(under_way) do
+    pcall(task.shield, SHIELD, function() return box:get(1e9, SHIELD) end)
+  end
+end
+
+--- os.exit leaves at once, and would take a refresh token with it that no other copy exists of.
+local function guard_exit()
+  if guarding then return end
+  guarding = true
+  local exit = os.exit
+  function os.exit(...) -- luacheck: ignore 122
+    cache.finish()
+    exit(...)
+  end
+end
+
+--- What must not be cut short: the answer is worth more than the time it takes.
+local function rotate(box, renew)
+  guard_exit()
+  under_way[box] = true
+  local done <close> = setmetatable({}, { __close = function() under_way[box] = nil end }) -- luacheck: ignore 211
+  return task.shield(SHIELD, renew)
+end
+
 --- A value that another process has put there, or a new one from `ask`, which is then there for others.
 ---@async
 ---@param box sluice.Token
@@ -197,7 +228,7 @@ function Cache:obtain(box, old, ask)
   value, left, life, interval = usable(self, entry, box, old)
   if value then return value, left, life, interval end
   local function renew() return self:renew(entry, ask) end
-  if self.rotates then return task.shield(SHIELD, renew) end
+  if self.rotates then return rotate(box, renew) end
   return renew()
 end
 
