@@ -24,6 +24,7 @@ local PAGES = {
   { "files", "files", "sluice.files", "Files as input and output of prompts." },
   { "jsonl", "jsonl", "sluice.jsonl", "Rows of JSON, one a line." },
   { "jsonl", "Writer", "writer", "What `sluice.jsonl.writer` returns." },
+  { "pipeline", "pipeline", "sluice.pipeline", "Stages over a stream of items." },
   { "task", "task", "sluice.task", "Structured concurrency." },
   { "http", "http", "sluice.http", "HTTP for what models do not cover." },
   { "secret", "secret", "sluice.secret", "Values that do not show." },

@@ -42,6 +42,7 @@ local FUNCTIONS = {
   rules = { "sluice.rules", "new" },
   cache = { "sluice.cache", "new" },
   budget = { "sluice.budget", "new" },
+  pipeline = { "sluice.pipeline", "new" },
   test = { "sluice.test", "add" },
   isatty = { "sluice.core.sys", "isatty" }, -- isatty(0): does a person type on stdin?
 }
