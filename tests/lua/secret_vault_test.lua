@@ -120,9 +120,12 @@ end)
 
 test("two hundred tasks, one read, one login", function(v, t)
   v.paths["/v1/secret/data/llm"] = kv2 { a = "A", b = "B" }
-  local auth = { method = "approle", role_id = "role", secret_id = sluice.secret.literal(CANARY) }
-  local a = v.secret { path = "secret/data/llm", field = "a", auth = auth }
-  local b = v.secret { path = "secret/data/llm", field = "b", auth = auth }
+  local path = T.write(T.tmpdir() .. "/sid", CANARY)
+  local function auth() -- each secret with a login of its own to look at
+    return { method = "approle", role_id = sluice.secret.literal "role", secret_id = sluice.secret.file(path) }
+  end
+  local a = v.secret { path = "secret/data/llm", field = "a", auth = auth() }
+  local b = v.secret { path = "secret/data/llm", field = "b", auth = auth() }
   task.group(function(group)
     for _ = 1, 100 do
       group:spawn(function() t.eq(a:reveal(), "A") end)
@@ -130,6 +133,10 @@ test("two hundred tasks, one read, one login", function(v, t)
     end
   end)
   t.eq({ v.logins, v.asked "secret/data" }, { 1, 1 })
+  local other = auth()
+  other.secret_id = sluice.secret.literal(CANARY .. "x") -- another login is another client
+  local c = v.secret { path = "secret/data/llm", field = "a", auth = other }
+  t.raises("invalid role or secret ID", c.reveal, c)
 end)
 
 test("replaced in Vault: read again on a refusal, and in the background when it is time", function(v, t)

@@ -218,6 +218,13 @@ end
 -- Of these a string may be the secret itself: it stands in the id as its fingerprint.
 local SENSITIVE = { role_id = true, secret_id = true, token = true, jwt = true }
 
+--- What tells one secret from another, whoever made them: its value, and for one that changes its name too.
+local function mark_of(value)
+  local known, mark = pcall(core.fingerprint, value)
+  if not known then return ("%p"):format(value) end -- it has not been read yet
+  return core.source(value) and value:name() .. " " .. mark or mark
+end
+
 local function id_of(address, namespace, timeout, auth)
   local parts = { address, namespace or "", timeout }
   for _, name in ipairs { "method", "mount", "role", "role_id", "secret_id", "token", "jwt" } do
@@ -225,7 +232,7 @@ local function id_of(address, namespace, timeout, auth)
     if type(value) == "string" and SENSITIVE[name] then
       value = core.fingerprint(value)
     elseif core.is(value) then
-      value = ("%p"):format(value)
+      value = mark_of(value)
     end
     parts[#parts + 1] = tostring(value)
   end
