@@ -29,6 +29,7 @@ local PARTS = {
   tool = "sluice.tool",
   chat = "sluice.chat",
   tokens = "sluice.tokens",
+  template = "sluice.template",
   files = "sluice.files",
   jsonl = "sluice.jsonl",
 }
