@@ -138,8 +138,10 @@ local function filters_of(text, line, known)
   local at = 1
   while at <= #text + 1 do
     local from, to, part = text:find('^%s*(%a+%s*"[^"]*")%s*', at) -- a bar in quotes divides nothing
-    if not from then from, to, part = text:find("^%s*([^|]-)%s*%f[|\0]", at) end
-    if not from then fail(line, "'%s' is no filter", text:sub(at)) end
+    if not from then
+      to = (text:find("|", at, true) or #text + 1) - 1
+      part = text:sub(at, to):match "^%s*(.-)%s*$"
+    end
     local name, argument = part:match "^(%a+)%s*(.*)$"
     at = to + 2
     if to < #text and text:sub(to + 1, to + 1) ~= "|" then fail(line, "'%s' behind %s", text:sub(to + 1), part) end
