@@ -119,9 +119,9 @@ end
 ---@return sluice.Reply
 function Fallback:ask(req, opts)
   local first = self.plain
-  if not first or opts or observe.on then
+  if not first or opts or observe.full then
     local w = begin(self, req, false, opts)
-    local seen <close> = observe.on and observe.chain(w) -- luacheck: ignore 211
+    local seen <close> = observe.full and observe.chain(w) -- luacheck: ignore 211
     return conclude(w, walk.run(w))
   end
   -- Nearly always the first step answers at once: then nothing is written down that nobody may read.
@@ -144,7 +144,7 @@ end
 ---@return sluice.Stream
 function Fallback:stream(req, opts)
   local w = begin(self, req, true, opts)
-  local seen <close> = observe.on and observe.chain(w) -- luacheck: ignore 211
+  local seen <close> = observe.full and observe.chain(w) -- luacheck: ignore 211
   local answer, s, why, started = walk.run(w)
   if observe.on then observe.answered(w, s, why) end
   local rescue = not (opts and opts.whole) and self.rescue or nil -- an ask rather moves on

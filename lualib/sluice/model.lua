@@ -70,6 +70,8 @@ local SPEC = options.spec {
 local Model = { __name = "sluice.model" }
 Model.__index = Model
 
+local under_way = setmetatable({}, { __mode = "k" }) -- endpoint on the wire -> its model
+
 local mock_url -- set by --mock: every model goes there
 
 -- Making a model ----------------------------------------------------------------------------------
@@ -256,6 +258,7 @@ local function endpoint_for(self, request, streaming)
     min_rate = streaming and timeout.min_rate or nil, min_rate_over = timeout.min_rate_over,
     receive_buffer = self.receive_buffer,
   }
+  if not self.transport then under_way[endpoint] = { self.opts.provider, self.opts.model } end
   if changing[1] and not self.transport then
     endpoint = authorized.new(endpoint, changing, timeout.total or (streaming and STREAM_TOTAL or ASK_TOTAL))
   end
@@ -606,6 +609,12 @@ local model = { new = Model.new, metatable = Model }
 ---@return string?
 function model.mock_address()
   return mock_url
+end
+
+--- Calls `f(provider, model, requests)` for every address a model has used: how many are under way now.
+---@param f fun(provider: string, model: string, requests: integer)
+function model.each_load(f)
+  for endpoint, who in pairs(under_way) do f(who[1], who[2], endpoint:load()) end
 end
 
 --- From now on every model that is made talks to this address, with no key: --mock.

@@ -34,6 +34,14 @@
 --   token_refreshed(name, at, outcome, seconds)  outcome: "ok" or "error"
 --   breaker_changed(breaker, at, before, after, why)  states as breaker:state() says them
 --
+-- While every subscriber says `light = true`, no record is made of what goes well, which then costs next to
+-- nothing: a call has one from its first wait, failure, or content of a stream on; a chain when it moves on. There
+-- is no call_began or chain_began then, no attempt_sent before that, nothing of faults of the script's; and
+--
+--   ask_answered(run, reply)                     an ask has succeeded at once (policy/call.lua's run)
+--
+-- instead of attempt_ended and call_ended. Beside a subscriber that is not light, a light one hears the same as it.
+--
 -- Records last as long as what they stand for; a subscriber may keep what is its own in `record[self]`, and
 -- changes nothing else. It must not wait. What it raises is logged once and hurts nobody else.
 
@@ -41,7 +49,7 @@ local errors = require "sluice.errors"
 
 local EVENTS = { "call_began", "waited", "attempt_sent", "content", "attempt_ended", "refused", "call_ended",
   "chain_began", "chain_moved", "chain_stopped", "chain_answered", "chain_rescued", "chain_ended",
-  "token_refreshed", "breaker_changed" }
+  "token_refreshed", "breaker_changed", "ask_answered" }
 local SWEEP_S = 1        -- seconds between two looks at streams that may have been closed without a word
 local WAIT_MIN = 1e-4    -- seconds: to get what is there is no wait
 
@@ -76,6 +84,7 @@ local WAIT_MIN = 1e-4    -- seconds: to get what is there is no wait
 
 local observe = {
   on = nil,   ---@type table?  has a method for every event
+  full = nil, ---@type boolean?  somebody wants a record of every call
   EVENTS = EVENTS,
 }
 
@@ -122,14 +131,16 @@ end
 
 local function rebuild()
   if #subscribers == 0 then
-    observe.on = nil
+    observe.on, observe.full = nil, nil
     asking, open, open_count = {}, {}, 0
     return
   end
   core = core or require "sluice.core.task"
   local hub = {}
   for _, event in ipairs(EVENTS) do hub[event] = teller(event) end
-  observe.on = hub
+  local full = false
+  for _, subscriber in ipairs(subscribers) do full = full or not subscriber.light end
+  observe.on, observe.full = hub, full
 end
 
 --- Calls the methods of `subscriber` that have the names of events, from now on.
@@ -224,16 +235,29 @@ end
 -- Calls: policy/call.lua, model.lua -----------------------------------------------------------------
 -- `run` is a call as policy/call.lua knows it.
 
-local function begin(run)
-  local on, model, opts = observe.on, run.model, run.opts
-  local at = core.now()
+local function record_of(run, at)
+  local model, opts = run.model, run.opts
   if open_count > 0 and at - swept > SWEEP_S then observe.sweep() end
   local call = { number = opts and opts.call or next_number(), id = run.id, name = model.name,
     provider = model.opts.provider, model = model.opts.model, streaming = run.streaming or false,
     max_tokens = run.max_tokens, task = core.current(), chain = opts and opts.chain, began = at,
     attempt = 0, sent = false, waited = 0 }
   run.observed = call
-  on:call_began(call, at)
+  return call
+end
+
+local function begin(run)
+  local at = core.now()
+  local call = record_of(run, at)
+  observe.on:call_began(call, at)
+  return call
+end
+
+--- The record of a call that nobody wanted one of so far.
+local function late_record(run)
+  local sent, waited = run.sent, run.waited or 0
+  local call = record_of(run, (sent or core.now()) - waited)
+  if sent then call.attempt, call.sent, call.waited = run.attempt, sent, waited end
   return call
 end
 
@@ -262,10 +286,23 @@ function Call:__close(err)
   call_over(call, at, outcome, err)
 end
 
+-- The same of a call without a record, which is its own guard: it is there anyway.
+local Light = {}
+function Light.__close(run, err)
+  if err == nil or not observe.on then return end
+  local call = run.observed
+  if not call then
+    if not errors.is(err) then return end
+    call = late_record(run)
+  end
+  Call.__close({ call = call }, err)
+end
+
 --- A call begins. To be closed when it is left.
 ---@param run sluice.Run
 ---@return table
 function observe.call(run)
+  if not observe.full then return setmetatable(run, Light) end
   return setmetatable({ call = begin(run) }, Call)
 end
 
@@ -284,7 +321,12 @@ end
 ---@param result sluice.Reply|sluice.Stream
 function observe.came(run, result)
   local call = run.observed
-  if not call or call.ended then return end
+  if not call then
+    if observe.full then return end -- it began before anybody listened
+    if not result.events then return observe.on:ask_answered(run, result) end
+    call = late_record(run)
+  end
+  if call.ended then return end
   local at = core.now()
   if not result.events then
     local elapsed, ttft = result.elapsed, result.ttft
@@ -307,6 +349,7 @@ end
 ---@param delay? number
 function observe.failed(run, err, delay)
   local call = run.observed
+  if not call and not observe.full then call = late_record(run) end
   if not call or call.ended then return end
   call.attempt = run.attempt
   if not call.sent then call.waited = run.waited or 0 end
@@ -328,7 +371,7 @@ end
 ---@param what "place"|"rate"|"backoff"
 ---@return table|false
 function observe.wait(run, what)
-  local call = run.observed
+  local call = run.observed or not observe.full and late_record(run)
   return call and setmetatable({ call = call, what = what, began = core.now() }, Wait) or false
 end
 
@@ -352,14 +395,19 @@ function Chain:__close(err)
     err == nil and "ok" or errors.is(err, "cancelled") and "cancelled" or "error", err)
 end
 
---- A chain is asked. To be closed when that is over.
----@param w sluice.Walk
----@return table
-function observe.chain(w)
+local function chain_of(w)
   local opts = w.opts
   local chain = { number = opts and opts.call or next_number(), name = w.name, steps = #w.steps,
     streaming = w.streaming, task = core.current(), chain = opts and opts.chain, began = w.started }
   w.observed, w.call = chain, chain.number
+  return chain
+end
+
+--- A chain is asked. To be closed when that is over.
+---@param w sluice.Walk
+---@return table
+function observe.chain(w)
+  local chain = chain_of(w)
   observe.on:chain_began(chain, chain.began)
   return setmetatable({ chain = chain }, Chain)
 end
@@ -371,7 +419,7 @@ end
 ---@param why sluice.Why
 ---@param declined? boolean
 function observe.moves_on(w, from, to, why, declined)
-  local chain = w.observed
+  local chain = w.observed or not observe.full and chain_of(w)
   if not chain then return end
   observe.on:chain_moved(chain, core.now(), from, to, why,
     declined and "declined" or why.kind == "slow" and "slow" or "failed")
@@ -397,7 +445,8 @@ end
 ---@param w sluice.Walk
 ---@param err sluice.Error
 function observe.rescued(w, err)
-  if w.observed then observe.on:chain_rescued(w.observed, core.now(), err) end
+  local chain = w.observed or not observe.full and chain_of(w)
+  if chain then observe.on:chain_rescued(chain, core.now(), err) end
 end
 
 return observe

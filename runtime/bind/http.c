@@ -178,6 +178,12 @@ static int endpoint_label(lua_State *L) {
   return 1;
 }
 
+/* endpoint:load() -> how many of its requests are under way. */
+static int endpoint_load(lua_State *L) {
+  lua_pushinteger(L, (lua_Integer)http_check_endpoint(L, 1)->load);
+  return 1;
+}
+
 void http_read_call(lua_State *L, struct endpoint *e, int first, struct transfer_spec *spec) {
   int top = lua_gettop(L);
   memset(spec, 0, sizeof *spec);
@@ -186,6 +192,7 @@ void http_read_call(lua_State *L, struct endpoint *e, int first, struct transfer
   spec->common = e->headers;
   spec->limits = e->limits;
   spec->receive_buffer = e->receive_buffer;
+  spec->load = &e->load;
   if (!lua_isnoneornil(L, first)) spec->body = luaL_checklstring(L, first, &spec->body_len);
   if (!lua_isnoneornil(L, first + 1)) spec->limits.total_us = bind_check_seconds(L, first + 1);
   for (int i = first + 2; i < top; i += 2) { /* check all before the first is taken */
@@ -338,6 +345,7 @@ int luaopen_sluice_core_http(lua_State *L) {
   static const luaL_Reg methods[] = {{"request", http_endpoint_request},
                                      {"stream", http_endpoint_stream},
                                      {"label", endpoint_label},
+                                     {"load", endpoint_load},
                                      {"__gc", endpoint_free},
                                      {NULL, NULL}};
   static const luaL_Reg functions[] = {

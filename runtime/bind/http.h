@@ -18,6 +18,7 @@ struct endpoint {
   struct header_list *headers;
   struct transfer_limits limits;
   size_t receive_buffer;
+  size_t load; /* requests under way; what they are for keeps the endpoint alive */
 };
 
 struct endpoint *http_check_endpoint(lua_State *L, int arg);

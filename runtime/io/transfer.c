@@ -165,6 +165,7 @@ static void detach(struct transfer *t) {
   t->own = NULL;
   loop_timer_disarm(&t->timer);
   active--;
+  if (t->load != NULL) --*t->load;
 }
 
 static void end(struct transfer *t) {
@@ -432,6 +433,8 @@ bool transfer_start(struct transfer *t, const struct transfer_spec *spec) {
   curl_easy_setopt(c, CURLOPT_BUFFERSIZE,
                    spec->receive_buffer > 0 ? (long)spec->receive_buffer : 16384L);
   active++;
+  t->load = spec->load;
+  if (t->load != NULL) ++*t->load;
   if (bad != CURLE_OK || !multi_add(t->easy)) {
     set_failure(t, ERR_MEMORY, "connect", "the request could not be started: %s",
                 curl_easy_strerror(bad));

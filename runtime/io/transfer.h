@@ -40,6 +40,7 @@ struct transfer_spec {
   struct header_list *own;    /* taken over, also when starting fails */
   struct transfer_limits limits;
   size_t receive_buffer; /* bytes libcurl reads at once; 0: its default */
+  size_t *load;          /* counts those that are under way; NULL, or it outlives the transfer */
 };
 
 enum sink_status { SINK_TAKEN, SINK_PAUSE, SINK_EVENT_TOO_LARGE, SINK_BODY_TOO_LARGE, SINK_NOMEM };
@@ -49,6 +50,7 @@ struct transfer {
   struct loop_timer timer;
   struct easy *easy; /* NULL when not under way */
   struct header_list *own, *common;
+  size_t *load;
   struct buf headers; /* "Name: value\r\n" lines of the final reply */
   struct buf body;    /* when no sink is set */
   int status;         /* of the final reply; 0 before it came */
