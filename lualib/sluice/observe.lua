@@ -60,6 +60,7 @@ local WAIT_MIN = 1e-4    -- seconds: to get what is there is no wait
 ---@field name string        "provider/model"
 ---@field provider string
 ---@field model string       that was asked for
+---@field base string        its base_url, which may hold a credential: show no more than its host
 ---@field streaming boolean
 ---@field max_tokens? integer
 ---@field task integer       the task it was made in
@@ -239,7 +240,7 @@ local function record_of(run, at)
   local model, opts = run.model, run.opts
   if open_count > 0 and at - swept > SWEEP_S then observe.sweep() end
   local call = { number = opts and opts.call or next_number(), id = run.id, name = model.name,
-    provider = model.opts.provider, model = model.opts.model, streaming = run.streaming or false,
+    provider = model.opts.provider, model = model.opts.model, base = model.base, streaming = run.streaming or false,
     max_tokens = run.max_tokens, task = core.current(), chain = opts and opts.chain, began = at,
     attempt = 0, sent = false, waited = 0 }
   run.observed = call
@@ -330,7 +331,7 @@ function observe.came(run, result)
   local at = core.now()
   if not result.events then
     local elapsed, ttft = result.elapsed, result.ttft
-    attempt_over(call, at, "ok", run.entries and setmetatable({ elapsed = at - call.sent,
+    attempt_over(call, at, "ok", (run.entries or run.waited) and setmetatable({ elapsed = at - call.sent,
       ttft = ttft and elapsed and at - call.sent - (elapsed - ttft) }, { __index = result }) or result)
     return call_over(call, at, "ok", result)
   end

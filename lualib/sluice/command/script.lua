@@ -33,6 +33,9 @@ script.options = {
     help = "end the script when its data outgrows this many MiB (default: no limit)" },
   { "--max-burst", arg = "S", type = "seconds", above = 0,
     help = "end a task that computes for S seconds without waiting (default: no limit)" },
+  { "--trace", arg = "FILE", type = "string",
+    help = "write every call, attempt and wait to FILE for ui.perfetto.dev; as OpenTelemetry spans "
+      .. "when it ends in .otlp.json" },
   { "--log-level", arg = "LEVEL", type = "string", enum = { "debug", "info", "warn", "error" },
     help = "the least that is logged (default info; debug with -v, error with -q)" },
   { "--log-format", arg = "FORMAT", type = "string", enum = { "text", "json" },
@@ -80,6 +83,12 @@ local function configure_log(opts)
   end
 end
 
+local function start_trace(opts)
+  local ok, why = require "sluice.trace".start(opts.trace)
+  if not ok then require "sluice.report".say(("cannot write the trace %s: %s"):format(opts.trace, why), "red") end
+  return ok
+end
+
 local function start_mock(opts)
   local mock = require "sluice.mock".start {
     scenario = opts.mock ~= true and opts.mock or nil, seed = opts.seed, service = true,
@@ -101,6 +110,7 @@ function script.prepare(opts)
   end
   -- Words of a stream shall be seen as they come; a pipe keeps its buffer, which costs less.
   if sys.isatty(1) then io.stdout:setvbuf "no" end
+  if opts.trace and not start_trace(opts) then return false end
   if not opts.mock then return true end
   local scope = task.scope {}
   local ok, url = scope:run(start_mock, opts)
@@ -344,6 +354,7 @@ function script.execute(source, chunk, words, opts)
   local code = execute(source, chunk, words, opts)
   local shared = package.loaded["sluice.token.cache"]
   if shared then shared.finish() end
+  if opts.trace then require "sluice.trace".stop() end
   show_timeline()
   return code
 end
