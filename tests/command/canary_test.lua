@@ -73,17 +73,18 @@ local function run(t, options)
 end
 
 -- What may be watched while the fixture runs: { name, options, want = patterns of stderr, files = what they
--- write ("{}" in the options is a folder) }. The fixture reads its own metrics, when they are served. An option this build does not have yet is skipped, with a word.
+-- write ("{}" in the options is a folder) }. An option this build does not have is skipped, with a word.
 local SETS = {
   { "text logs at every level, whole tracebacks", { "-v", "--log-level", "debug" },
     want = { "debug +a token was renewed", "tasks?\n.*task %d+: " } },
   { "JSON logs", { "--log-level", "debug", "--log-format", "json" }, want = { '"level":"debug"' } },
   { "quiet", { "-q" } },
-  { "no colour, verbose, JSON", { "-v", "--log-format", "json" } },
+  { "verbose, JSON", { "-v", "--log-format", "json" } },
+  { "logs in a file", { "--log-level", "debug", "--log-file", "{}/log" }, files = { "log" } },
   { "a trace", { "--trace", "{}/trace.json" }, files = { "trace.json" } },
-  { "metrics, read by the fixture", { "--metrics", "127.0.0.1:0", "--log-level", "debug" } },
-  { "everything at once", { "-v", "--log-level", "debug", "--trace", "{}/trace", "--metrics", "127.0.0.1:0" },
-    files = { "trace" } },
+  { "a trace as OTLP", { "--trace", "{}/trace.otlp.json" }, files = { "trace.otlp.json" } },
+  { "metrics", { "--metrics-file", "{}/metrics.prom" }, files = { "metrics.prom" } },
+  { "a report", { "--report", "{}/report.html" }, files = { "report.html" } },
 }
 
 local HELP = C.run({ C.sluice, "help", "run" }).stdout
