@@ -186,13 +186,21 @@ static int close_socket(void *arg, curl_socket_t fd) {
 
 /* The bundle of certificate authorities, from the variables that curl, OpenSSL and Python's tools
 ** read; without one, libcurl's own default. */
-static const char *ca_bundle(void) {
+static const char *ca_bundle(const char **name) {
   static const char *const names[] = {"CURL_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"};
   for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
     const char *path = getenv(names[i]);
+    *name = names[i];
     if (path != NULL && *path != '\0') return path;
   }
+  *name = "SSL_CERT_FILE"; /* the one to set: most programs know it */
   return NULL;
+}
+
+const char *multi_authorities(void) {
+  const char *name;
+  (void)ca_bundle(&name);
+  return name;
 }
 
 static struct easy *new_easy(void) {
@@ -222,7 +230,8 @@ static struct easy *new_easy(void) {
 #else
   curl_easy_setopt(c, CURLOPT_PROTOCOLS, (long)(CURLPROTO_HTTP | CURLPROTO_HTTPS));
 #endif
-  if (ca_bundle() != NULL) curl_easy_setopt(c, CURLOPT_CAINFO, ca_bundle());
+  const char *name, *bundle = ca_bundle(&name);
+  if (bundle != NULL) curl_easy_setopt(c, CURLOPT_CAINFO, bundle);
   return e;
 }
 

@@ -17,6 +17,8 @@ struct easy {
 
 struct easy *multi_take(void); /* NULL: out of memory */
 void multi_give(struct easy *e);
+/* The variable that names the certificate authorities, or that should. */
+const char *multi_authorities(void);
 bool multi_add(struct easy *e);
 void multi_remove(struct easy *e);
 

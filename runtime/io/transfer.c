@@ -135,8 +135,8 @@ static void set_curl_failure(struct transfer *t, CURLcode code) {
   case CURLE_SSL_CACERT_BADFILE:
     set_failure(t, ERR_NETWORK, "tls",
                 "TLS: the server could not be verified: %s (a private authority's certificate goes "
-                "into the file that SSL_CERT_FILE names)",
-                text);
+                "into the file that %s names)",
+                text, multi_authorities());
     return;
   case CURLE_PARTIAL_FILE:
     set_failure(t, ERR_NETWORK, "body", "the connection closed in the middle of the reply: %s",
