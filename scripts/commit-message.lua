@@ -10,9 +10,10 @@ local sluice = require "sluice"
 local DIFF_MAX = 48000 -- bytes, about 12,000 tokens
 
 local function git(...)
-  return sluice.process.run { "git", "--no-pager", ... }.stdout
+  return sluice.process.run { "git", ... }.stdout
 end
 
+git("rev-parse", "--git-dir") -- outside of a repository this says so, where git diff would say how it is used
 local stat, diff = git("diff", "--staged", "--stat"), git("diff", "--staged", "--no-color", "--no-ext-diff")
 if stat == "" then
   io.stderr:write "nothing is staged: git add what the commit is to hold\n"
@@ -30,7 +31,7 @@ if #diff > DIFF_MAX then
 end
 
 -- before the first commit there is no log, which is no failure here
-local log = sluice.process.run { "git", "--no-pager", "log", "-10", "--format=%s", check = false }.stdout
+local log = sluice.process.run { "git", "log", "-10", "--format=%s", check = false }.stdout
 
 local model = sluice.model(os.getenv "MODEL" or "siliconflow/Qwen/Qwen3-8B")
 local message = model:ask {
