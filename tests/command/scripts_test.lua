@@ -75,6 +75,13 @@ for path in listing:lines() do
 end
 listing:close()
 
+T.test("README: its table has every script, and no other", function(t)
+  local listed, there = {}, {}
+  for name in T.read("README.md"):gmatch "\n| %[[^%]]*%]%(scripts/([^)]*)%)" do listed[name] = true end
+  for name in pairs(SCRIPTS) do there[name] = true end
+  t.eq(listed, there)
+end)
+
 local blocks = {}
 for block in T.read("README.md"):gmatch "```lua\n(.-)```" do blocks[#blocks + 1] = block end
 
