@@ -62,6 +62,34 @@ for name, model in pairs(models) do
     t.eq(model:ask({ messages = messages, tools = { WEATHER, TIME } }).text, TEXT)
   end)
 
+  T.test(name .. ": a loop of tools, whole, streamed, and in a conversation", function(t)
+    local tools = { { name = "get_weather", description = "Weather of a city", params = { city = "string" },
+      run = function(args) return args.city .. ": rain" end },
+      { name = "get_time", params = { zone = "string" }, run = function() return { time = "noon" } end } }
+    local reply, messages = sluice.tool.loop(model, "forecast", { tools = tools })
+    t.eq({ reply.text, reply.rounds, #reply.calls, #messages }, { "Rain in Oslo at noon.", 2, 2, 5 })
+    local seen = {}
+    local stream <close> = sluice.tool.stream(model, "forecast", { tools = tools })
+    for event in stream:events() do seen[#seen + 1] = event.type ~= seen[#seen] and event.type or nil end
+    t.eq(seen, { "tool_call", "tool_result", "text", "usage", "finish" })
+    t.eq(stream:reply().text, "Rain in Oslo at noon.")
+    local chat = sluice.chat { model = model, tools = tools }
+    t.eq(chat:say("greet").text, TEXT)
+    t.eq(chat:stream("forecast"):reply().text, "Rain in Oslo at noon.")
+    t.eq({ chat:turns(), chat:say("greet").text }, { 2, TEXT })
+  end)
+
+  T.test(name .. ": a value that fits a schema, at once and after a repair", function(t)
+    local person = { name = "string", born = "integer", languages = "string[](1..)", ["died?"] = "integer" }
+    local want = { name = "Ada", born = 1815, languages = { "English", "French" } }
+    local value, reply = model:json("who", person)
+    t.eq({ value, reply.rounds }, { want, 1 })
+    value, reply = model:json("who, badly", person)
+    t.eq({ value, reply.rounds }, { want, 2 })
+    local err = t.raises("protocol", function() model:json("who, badly", person, { repairs = 0 }) end)
+    t.eq({ err.code, err.faults }, { "schema", { "/born: expected a whole number, got the text 'long ago'" } })
+  end)
+
   T.test(name .. ": errors have the right kind and the peer's words", function(t)
     local err = t.raises("rate_limited", function() model:ask "limited" end)
     t.eq(err.status, 429)

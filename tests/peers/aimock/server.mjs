@@ -4,6 +4,26 @@ import { spawn } from "node:child_process";
 import { LLMock } from "@copilotkit/aimock";
 
 const mock = new LLMock({ port: 0, chunkSize: 4 });
+// a loop of two rounds: both tools at once, one of which fails, then an answer that needs their results
+mock.on({ userMessage: "forecast", hasToolResult: true, toolResultContains: "noon" }, { content: "Rain in Oslo at noon." });
+mock.on({ userMessage: "forecast", hasToolResult: true }, { content: "The results did not arrive." });
+mock.on({ userMessage: "forecast" }, {
+  toolCalls: [
+    { name: "get_weather", arguments: '{"city":"Oslo"}' },
+    { name: "get_time", arguments: '{"zone":"CET"}' },
+  ],
+});
+// structured output: once as asked, once wrong and then, shown why, right
+const person = { name: "Ada", born: 1815, languages: ["English", "French"] };
+const asTool = (value) => ({ toolCalls: [{ name: "answer", arguments: JSON.stringify(value) }] });
+const wrong = { ...person, born: "long ago" };
+const again = /does not fit the schema[^]*\/born/;
+mock.on({ userMessage: again, responseFormat: "json_schema" }, { content: JSON.stringify(person) });
+mock.on({ userMessage: "who, badly", responseFormat: "json_schema" }, { content: JSON.stringify(wrong) });
+mock.on({ userMessage: "who", responseFormat: "json_schema" }, { content: JSON.stringify(person) });
+mock.on({ userMessage: again, toolName: "answer" }, asTool(person));
+mock.on({ userMessage: "who, badly", toolName: "answer" }, asTool(wrong));
+mock.on({ userMessage: "who", toolName: "answer" }, asTool(person));
 mock.onMessage("greet", { content: "Hello there! Grüß dich, 你好。" });
 mock.onMessage("think", { reasoning: "First I consider it.", content: "Considered." });
 mock.onMessage("weather", { toolCalls: [{ name: "get_weather", arguments: '{"city":"Paris","days":2}' }] });
