@@ -2,38 +2,43 @@
 --
 --   sluice run scripts/chat.lua                    Ctrl-D leaves
 --   sluice run scripts/chat.lua "You are terse."   with a system prompt
---   MODEL=anthropic/claude-sonnet-4-5 sluice run scripts/chat.lua
+--   MODEL=anthropic/claude-sonnet-4-5 CHAT=talk.json sluice run scripts/chat.lua     goes on where it was left
+--
+-- "/undo" takes the last turn back.
 
 local sluice = require "sluice"
 
-local model = sluice.model(os.getenv "MODEL" or "siliconflow/Qwen/Qwen3-8B")
-local system = ...
-local messages = {}
+local file, system = os.getenv "CHAT", ...
+local options = { model = os.getenv "MODEL" or "siliconflow/Qwen/Qwen3-8B", system = system, history_tokens = 24000 }
 
-local function turn()
-  local stream <close> = model:stream { system = system, messages = messages }
-  for event in stream:events() do
-    if event.type == "text" then
-      io.write(event.text)
-      io.flush()
-    end
+local saved = file and io.open(file)
+if saved then saved:close() end
+local chat = saved and sluice.chat.load(file, options) or sluice.chat(options)
+if saved then io.stderr:write(("%d turns so far\n"):format(chat:turns())) end
+
+local function save()
+  if file then chat:save(file) end
+end
+
+--- One turn; what went wrong leaves no trace in the conversation.
+local function turn(line)
+  for text in chat:stream(line):text() do
+    io.write(text)
+    io.flush()
   end
   print()
-  return stream:reply()
+  save()
 end
 
 while true do
   io.stderr:write "> "
   local line = io.read "l"
   if not line then break end
-  if line:find "%S" then
-    messages[#messages + 1] = { role = "user", content = line }
-    local reply, err = sluice.try(turn)
-    if reply then
-      messages[#messages + 1] = reply:message()
-    else
-      messages[#messages] = nil -- the question was not answered: it is not part of the conversation
-      io.stderr:write("\n", tostring(err), "\n")
-    end
+  if line == "/undo" then
+    io.stderr:write(chat:undo() and "taken back\n" or "there is nothing to take back\n")
+    save()
+  elseif line:find "%S" then
+    local ok, err = pcall(turn, line)
+    if not ok then io.stderr:write("\n", tostring(err), "\n") end
   end
 end
