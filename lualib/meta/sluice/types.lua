@@ -129,6 +129,9 @@
 ---@field elapsed? number                  seconds in all
 ---@field degraded? sluice.Degraded
 ---@field raw? table                       the decoded body, for whole replies
+---@field rounds? integer                  of sluice.tool.loop, chat:say and model:json: how often the model was asked
+---@field total? sluice.Usage              … and what all of that has used
+---@field calls? { name: string, arguments: table, content: string|table, is_error?: boolean, elapsed: number, round: integer }[]  of a loop: the calls of tools, in order
 ---@field original? sluice.Reply           of a transformed stream: the reply of the model
 ---@field matched? string                  of a stream that until_match ended: what was found
 
@@ -160,13 +163,16 @@
 
 ---One event of `stream:events()`.
 ---@class sluice.Event
----@field type "text"|"thinking"|"tool_call"|"usage"|"switch"|"finish"
+---@field type "text"|"thinking"|"tool_call"|"tool_result"|"usage"|"switch"|"finish"
 ---@field text? string                     of "text" and "thinking": a piece
 ---@field item? any                        of "text" of a transformed stream: the item
 ---@field id? string                       of "tool_call", which comes once, whole
 ---@field name? string                     of "tool_call"
 ---@field arguments? table                 of "tool_call"
 ---@field arguments_json? string           of "tool_call"
+---@field content? string|table            of "tool_result" (of sluice.tool.stream and chat:stream), with id and name: what the model reads
+---@field is_error? boolean                of "tool_result"
+---@field elapsed? number                  of "tool_result": seconds
 ---@field usage? sluice.Usage              of "usage", just before "finish"
 ---@field reason? sluice.FinishReason      of "finish", the last event
 ---@field from? string                     of "switch": the model that broke off
@@ -182,7 +188,7 @@
 ---@field kind sluice.Kind
 ---@field message string                   the provider's own words where there are any
 ---@field status? integer                  HTTP status
----@field code? string                     the provider's code or type; ours: "context_length", "daily_limit", "tool_arguments", "tool_name", "refusal", "no_end", "too_large", "bad_json", "not_a_reply", "no_choices", "no_content"; of programs "exit", "signal", "no_program", "no_folder"; of what was refused here: "rate", "gate" and "concurrency" (throttled), "gated" (quota)
+---@field code? string                     the provider's code or type; ours: "context_length", "daily_limit", "tool_arguments", "tool_name", "tool_rounds", "schema", "no_json", "cut_off", "refusal", "no_end", "too_large", "bad_json", "not_a_reply", "no_choices", "no_content"; of programs "exit", "signal", "no_program", "no_folder"; of what was refused here: "rate", "gate" and "concurrency" (throttled), "gated" (quota)
 ---@field phase? string                    "connect", "first_token", "idle", "slow", "total", "deadline", …
 ---@field provider? string
 ---@field model? string
@@ -197,6 +203,8 @@
 ---@field attempts? sluice.Attempt[]       every attempt of the call, the last one is this error
 ---@field budget? boolean                  true: it would have been tried again, but for the account of retries (retry.budget)
 ---@field result? sluice.process.Result    of a program that failed: all of it
+---@field faults? string[]                 of code "schema": what does not fit, each with its place
+---@field messages? sluice.Message[]       of code "tool_rounds": the conversation so far
 ---@field hint? string                     what to look at
 ---@field traceback? string
 ---@operator concat(any): string
