@@ -19,6 +19,8 @@ local options = require "sluice.options"
 local source = require "sluice.token.source"
 local task = require "sluice.task"
 
+local find, sub = string.find, string.sub
+
 local OUTPUT_MAX = 16 << 20  -- bytes of stdout, and of stderr, of a run; PROCESS_OUTPUT_MAX in limits.h
 local LINE_MAX = 16 << 20    -- bytes of one line of a stream
 local STDERR_KEPT = 64 << 10 -- bytes of the end of a stream's stderr
@@ -147,6 +149,11 @@ Result.__index = Result
 ---@return string
 function Result:text()
   return (self.stdout:gsub("[\r\n]+$", ""))
+end
+
+--- A result reads as its text.
+function Result:__tostring()
+  return self:text()
 end
 
 --- The lines of its stdout, without their ends.
@@ -318,6 +325,15 @@ local function check_open(self, method)
   end
 end
 
+-- The next line, if it is here whole: nearly always.
+local function here(pipe, max)
+  local from = pipe.from
+  local stop = pipe.size == 0 and find(pipe.text, "\n", from, true)
+  if not stop or stop - from > max then return nil end
+  pipe.from = stop + 1
+  return sub(pipe.text, from, stop - 1)
+end
+
 local function next_line(self, pipe)
   local over = self.closed or self.result and pipe == self.out
   if over and pipe.size == 0 and pipe.from > #pipe.text then return nil end
@@ -351,7 +367,9 @@ end
 ---@return fun(): string?
 function Child:lines(which)
   local pipe = pipe_of(self, "lines", which)
-  return function() return next_line(self, pipe) end, nil, nil, pipe == self.out and self.leaving or nil
+  local max = self.options.line_max
+  local function next_one() return here(pipe, max) or next_line(self, pipe) end
+  return next_one, nil, nil, pipe == self.out and self.leaving or nil
 end
 
 --- One line; nil at the end. For a conversation: the program goes on.
@@ -359,7 +377,8 @@ end
 ---@param which? "stdout"|"stderr"
 ---@return string?
 function Child:read_line(which)
-  return next_line(self, pipe_of(self, "read_line", which))
+  local pipe = pipe_of(self, "read_line", which)
+  return here(pipe, self.options.line_max) or next_line(self, pipe)
 end
 
 --- The next bytes, as many as are there; nil at the end.

@@ -33,6 +33,9 @@ int64_t loop_wall_us(void);
 /* On a virtual clock, time stands still until nothing else can run, then jumps to the next timer.
  */
 void loop_use_virtual_clock(bool on);
+/* While something runs that knows of real time only, such as a child process, a virtual clock keeps
+** to that instead of jumping. Each `true` needs its `false`. */
+void loop_hold_pace(bool on);
 
 void loop_timer_init(struct loop_timer *t, void (*fire)(struct loop_timer *));
 bool loop_timer_arm(struct loop_timer *t, int64_t at_us); /* false: out of memory */

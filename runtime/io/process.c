@@ -52,7 +52,15 @@ static void wipe(struct buf *b) {
   buf_free(b);
 }
 
+/* Somebody waits for what it does in its own time, until it is done or let go. */
+static void pace(struct process *p, bool on) {
+  if (p->paces == on) return;
+  p->paces = on;
+  loop_hold_pace(on);
+}
+
 static void release(struct process *p) {
+  pace(p, false);
   loop_timer_disarm(&p->timer);
   shut(&p->in);
   shut(&p->out);
@@ -76,6 +84,7 @@ static void look(struct process *p) {
   }
   if (!p->done && p->out.fd < 0 && p->err.fd < 0) {
     p->done = true;
+    pace(p, false);
     shut(&p->in);
     loop_timer_disarm(&p->timer);
   }
@@ -267,6 +276,7 @@ static void on_child(evutil_socket_t signo, short what, void *arg) {
 
 void process_let_go(struct process *p) {
   p->notify = NULL;
+  pace(p, false);
   if (p->exited) {
     release(p);
     return;
@@ -425,6 +435,7 @@ struct process *process_start(const struct process_spec *spec, int *error, const
   }
   list_append(&processes.all, &p->link);
   processes.count++;
+  pace(p, true);
   watch(&p->out, true);
   watch(&p->err, true);
   if (spec->timeout_us > 0) loop_timer_arm(&p->timer, loop_refresh_us() + spec->timeout_us);
