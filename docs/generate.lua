@@ -25,6 +25,7 @@ local PAGES = {
   { "jsonl", "jsonl", "sluice.jsonl", "Rows of JSON, one a line." },
   { "jsonl", "Writer", "writer", "What `sluice.jsonl.writer` returns." },
   { "pipeline", "pipeline", "sluice.pipeline", "Stages over a stream of items." },
+  { "term", "term", "sluice.term", "What a terminal can show." },
   { "task", "task", "sluice.task", "Structured concurrency." },
   { "http", "http", "sluice.http", "HTTP for what models do not cover." },
   { "secret", "secret", "sluice.secret", "Values that do not show." },

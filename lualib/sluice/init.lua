@@ -32,6 +32,7 @@ local PARTS = {
   template = "sluice.template",
   files = "sluice.files",
   jsonl = "sluice.jsonl",
+  term = "sluice.term",
 }
 
 -- name -> { module, function in it }

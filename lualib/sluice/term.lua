@@ -1,8 +1,9 @@
---- What the terminal can show: colour, and the columns a text takes.
--- Owns: the decision whether to colour. Never: writes anything.
+--- What the terminal can show: colour, the columns a text takes, Markdown.
+-- Owns: the decision whether to colour. Never: writes anything, but for print_stream.
 
 local sys = require "sluice.core.sys"
 
+---@class sluice.term
 local term = {}
 
 local CODES = { red = "31;1", yellow = "33", green = "32", blue = "34;1", bold = "1", dim = "2" }
@@ -94,6 +95,35 @@ function term.wrap(text, columns)
     end
   end
   return lines
+end
+
+--- A renderer that shows Markdown on a terminal while it comes: headings, emphasis, lists, quotes, code,
+--- tables, links; wrapped between words. `feed(text)` and then `finish()` return what is to be printed.
+--- Options: colour (true on a terminal without NO_COLOR; when false the text stays as it is) and width
+--- (the terminal's). Control characters of the model are made harmless.
+---@param opts? { colour?: boolean, width?: integer }
+---@return sluice.term.Markdown
+function term.markdown(opts)
+  return require "sluice.term.markdown".new(opts)
+end
+
+--- Prints a stream on stdout as it comes, Markdown where there is a terminal, and a line end behind it if it
+--- has none. Returns the reply, whose text is what the model wrote. Options as for term.markdown.
+---@async
+---@param stream sluice.Stream
+---@param opts? { colour?: boolean, width?: integer }
+---@return sluice.Reply
+function term.print_stream(stream, opts)
+  local shown = stream:markdown(opts)
+  local last = "\n"
+  for text in shown:text() do
+    io.write(text)
+    io.flush()
+    last = text
+  end
+  if last:gsub("\27%[[%d;]*m", ""):sub(-1) ~= "\n" then io.write "\n" end
+  local reply = shown:reply()
+  return reply.original or reply
 end
 
 return term

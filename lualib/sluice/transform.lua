@@ -265,6 +265,7 @@ local SPECS = {
   throttle = options.spec { unit = { type = "string", enum = { "characters", "tokens" } } },
   until_match = options.spec { plain = { type = "boolean" }, include = { type = "boolean" },
     hold = { type = "integer", min = 1, max = 65536 } },
+  markdown = options.spec { colour = { type = "boolean" }, width = { type = "integer", min = 20, max = 1000 } },
 }
 
 --- The stream with f(item) in the place of each item; what f gives nil for is left out. Without `lines`
@@ -417,6 +418,19 @@ function Transformable:redact(what)
   end
   return wrap(self, "redact", require "sluice.transform.search".redact(literals, named.patterns or {},
     named.with or "[redacted]", named.hold))
+end
+
+--- The text of a Markdown answer made readable on a terminal while it streams; see sluice.term.markdown.
+---@param opts? { colour?: boolean, width?: integer }
+---@return sluice.TransformedStream
+function Transformable:markdown(opts)
+  check("markdown", opts, SPECS.markdown)
+  local renderer = require "sluice.term.markdown".new(opts)
+  local function list(text) return text ~= "" and { text } or {} end
+  return wrap(self, "markdown", {
+    feed = function(_, text) return list(renderer:feed(text)) end,
+    finish = function() return list(renderer:finish()) end,
+  })
 end
 
 return Transformable

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -34,6 +35,14 @@ static int sys_env(lua_State *L) {
 
 static int sys_isatty(lua_State *L) {
   lua_pushboolean(L, isatty((int)luaL_checkinteger(L, 1)));
+  return 1;
+}
+
+/* core.columns(fd) -> how wide the terminal is, or nil where there is none */
+static int sys_columns(lua_State *L) {
+  struct winsize size;
+  if (ioctl((int)luaL_checkinteger(L, 1), TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 0;
+  lua_pushinteger(L, size.ws_col);
   return 1;
 }
 
@@ -219,6 +228,7 @@ void sys_dump(lua_State *L) {
 int luaopen_sluice_core_sys(lua_State *L) {
   static const luaL_Reg functions[] = {{"env", sys_env},
                                        {"isatty", sys_isatty},
+                                       {"columns", sys_columns},
                                        {"pid", sys_pid},
                                        {"realpath", sys_realpath},
                                        {"divert_stdout", sys_divert_stdout},
