@@ -75,18 +75,20 @@ local FAILED = {
 local Assembler = {}
 Assembler.__index = Assembler
 
+-- What holds until something else is written: a stream that waits for its first word is small.
+Assembler.texts, Assembler.count = {}, 0 -- pieces of text; this table is nobody's and stays empty
+Assembler.size = 0                       -- bytes kept in all
+Assembler.max = TEXT_MAX
+Assembler.fast = true
+
 --- A new, empty assembler.
 ---@param opts? { think_tags?: boolean|"open", max_bytes?: integer }
 ---  think_tags: text between <think> and </think> at the beginning of the answer is thinking; "open":
 ---  the answer begins inside it. Off by default. max_bytes: ceiling on all it keeps, default 64 MiB
 ---@return sluice.Assembler
 function assemble.new(opts)
-  local self = setmetatable({
-    texts = {}, count = 0,  -- pieces of text
-    size = 0,               -- bytes kept in all
-    max = opts and opts.max_bytes or TEXT_MAX,
-    fast = true,
-  }, Assembler)
+  local self = setmetatable({}, Assembler)
+  if opts and opts.max_bytes then self.max = opts.max_bytes end
   if opts and opts.think_tags then
     self.fast = false
     self.think = think.new(opts.think_tags == "open")
@@ -106,6 +108,7 @@ end
 ---@return table? failure  error fields when the ceiling is reached
 function Assembler:text(s)
   local count = self.count + 1
+  if count == 1 then self.texts = {} end
   self.count = count
   self.texts[count] = s
   local size = self.size + #s

@@ -446,33 +446,44 @@ function Opening:__close()
   if self.handle then self.handle:close() end
 end
 
+-- What a stream asks of the call it belongs to, in `stream.run`.
+local CALLS = {}
+
+function CALLS.decorate(stream, err)
+  local run, permit = stream.run, stream.run.permit
+  err.request_id = err.request_id or stream.request_id
+  if permit and err.kind == "interrupted" then permit:broke(err) end
+  return call.decorate(run, err)
+end
+
+--- For what is raised after the commit; before it, call.run does.
+function CALLS.conclude(stream, err)
+  return call.conclude_error(stream.run, err)
+end
+
+function CALLS.finish_reply(stream, reply)
+  local run = stream.run
+  reply.request_id, reply.asked = stream.request_id, stream.model
+  Reply.new(reply)
+  if run.entries or run.waited then call.conclude_reply(run, reply) end
+  return reply
+end
+
 local function new_stream(run, handle)
-  local self, permit = run.model, run.permit
-  local assembler = assemble.new { think_tags = self.quirks.think_tags }
-  if self.spoken.fast and assembler.fast then handle:plain(self.spoken.fast) end
-  local request_id = Reply.request_id_of(handle)
-  return Stream.new {
+  local self = run.model
+  local quirks, spoken, opts = self.quirks, self.spoken, self.opts
+  local assembler = assemble.new(quirks.think_tags and quirks)
+  if spoken.fast and assembler.fast then handle:plain(spoken.fast) end
+  return Stream.new { -- nine fields: with what comes later they fit into sixteen
     handle = handle,
     assembler = assembler,
-    event = self.spoken.event,
-    provider = self.opts.provider,
-    model = self.opts.model,
+    event = spoken.event,
+    provider = opts.provider,
+    model = opts.model,
     started = run.sent,
-    request_id = request_id,
-    earlier = run.entries, waited = run.waited, -- for attempts, when it is left before its end
-    decorate = function(err)
-      err.request_id = err.request_id or request_id
-      if permit and err.kind == "interrupted" then permit:broke(err) end
-      return call.decorate(run, err)
-    end,
-    -- for what is raised after the commit; before it, call.run does
-    conclude = function(err) return call.conclude_error(run, err) end,
-    finish_reply = function(reply)
-      reply.request_id, reply.asked = request_id, self.opts.model
-      Reply.new(reply)
-      if run.entries or run.waited then call.conclude_reply(run, reply) end
-      return reply
-    end,
+    request_id = Reply.request_id_of(handle),
+    run = run,
+    calls = CALLS,
   }
 end
 

@@ -20,6 +20,7 @@ local CONTENT = { text = true, thinking = true, tool_call = true }
 local Stream = {}
 Stream.__index = Stream
 Stream.__name = "sluice.stream"
+Stream.queue, Stream.first = {}, 1 -- events to hand out; this table is nobody's and stays empty
 Stream.__sluice_handle = "handle" -- the field whose owner changes when a task returns this stream
 
 -- Reading ---------------------------------------------------------------------------------------
@@ -34,6 +35,10 @@ end
 
 local function push(self, event)
   local queue = self.queue
+  if queue == Stream.queue then
+    queue = {}
+    self.queue = queue
+  end
   queue[#queue + 1] = event
   if CONTENT[event.type] then
     self.handle:progress(event.text and #event.text or 0)
@@ -62,7 +67,7 @@ local function fail(self, fields)
   if self.failure then return end
   fields = self.assembler:broken(fields, self.ttft ~= nil)
   if not errors.is(fields) then fields = errors.new(fields) end
-  self.failure = self.decorate(fields)
+  self.failure = self.calls.decorate(self, fields)
   self.over = true
   self.handle:halt()
   settle(self)
@@ -70,10 +75,9 @@ end
 
 local function raise_failure(self)
   self:close()
-  local conclude = self.conclude
-  if conclude then
-    self.conclude = nil
-    conclude(self.failure)
+  if not self.concluded then
+    self.concluded = true
+    self.calls.conclude(self, self.failure)
   end
   errors.raise(self.failure)
 end
@@ -164,7 +168,7 @@ local function drop_first(self)
   local queue, first = self.queue, self.first
   queue[first] = nil
   if queue[first + 1] then self.first = first + 1
-  elseif first > 1 then self.queue, self.first = {}, 1 end
+  elseif first > 1 then self.first = 1 end
 end
 
 local function next_event(self)
@@ -185,6 +189,24 @@ end
 
 -- Public ----------------------------------------------------------------------------------------
 
+--- What is not plain text, for the loop in C: returns what to hand out and whether there is more of it
+--- before anything is read, nil to go on, false at the end. Called with nothing when there is more.
+local function other_event(self, kind, a, b, c)
+  if kind == false then
+    if not self.over then ended(self, a or nil, b, c) end
+  elseif a then
+    take(self, a, b, c)
+  end
+  local event = self.queue[self.first]
+  if event then
+    drop_first(self)
+    return event, self.queue[self.first] ~= nil
+  end
+  if self.failure then raise_failure(self) end
+  if self.over then return false end
+  return nil
+end
+
 --- Every event of the answer: { type = "text"|"thinking"|"tool_call"|"usage"|"switch"|"finish", … }.
 --- Leaving the loop early closes the stream. Raises what broke the answer, `interrupted` once text
 --- had been delivered, with that text in `partial`.
@@ -193,23 +215,30 @@ end
 function Stream:events()
   check_open(self, "events")
   if self.over then return next_event, self, nil, self end -- nothing is left on the wire
-  --- What is not plain text; called with nothing when more than one event came at once.
-  local function other(kind, a, b, c)
-    if kind == false then
-      if not self.over then ended(self, a or nil, b, c) end
-    elseif a then
-      take(self, a, b, c)
-    end
-    local event = self.queue[self.first]
-    if event then
-      drop_first(self)
-      return event, self.queue[self.first] ~= nil
-    end
-    if self.failure then raise_failure(self) end
-    if self.over then return false end
-    return nil
+  return self.handle:events(other_event, self, self.queue[self.first] ~= nil), nil, nil, self
+end
+
+--- The text among the events that wait, which are used up by this; nil when there is none.
+local function queued_text(self)
+  local queue, text = self.queue, nil
+  if queue == Stream.queue then return nil end
+  for i = self.first, #queue do
+    local event = queue[i]
+    if event.type == "text" then text = text and text .. event.text or event.text end
   end
-  return self.handle:events(other, self.queue[self.first] ~= nil), nil, nil, self
+  self.queue, self.first = nil, nil
+  return text
+end
+
+--- The same for a loop over text.
+local function other_text(self, kind, a, b, c)
+  if kind == nil then take(self, a, b, c)
+  elseif not self.over then ended(self, a or nil, b, c) end
+  local text = queued_text(self)
+  if text then return text end
+  if self.failure then raise_failure(self) end
+  if self.over then return false end
+  return nil
 end
 
 --- The pieces of text as they come; thinking, tool calls and usage are kept for reply().
@@ -217,19 +246,7 @@ end
 ---@return fun(): string?
 function Stream:text()
   check_open(self, "text")
-  local waiting = {}
-  local function take_queued()
-    for i = self.first, #self.queue do
-      local event = self.queue[i]
-      if event.type == "text" then waiting[#waiting + 1] = event.text end
-    end
-    self.queue, self.first = {}, 1
-    if #waiting == 0 then return nil end
-    local text = table.concat(waiting)
-    waiting = {}
-    return text
-  end
-  local early = take_queued() -- what came with the commit
+  local early = queued_text(self) -- what came with the commit
   if self.over and self.failure == nil then -- all of it: nothing is left on the wire
     return function()
       local text = early
@@ -238,16 +255,7 @@ function Stream:text()
     end, self, nil, self
   end
   if early then self.handle:put_back(early) end
-  local function other(kind, a, b, c)
-    if kind == nil then take(self, a, b, c)
-    elseif not self.over then ended(self, a or nil, b, c) end
-    local text = take_queued()
-    if text then return text end
-    if self.failure then raise_failure(self) end
-    if self.over then return false end
-    return nil
-  end
-  return self.handle:texts(other), nil, nil, self
+  return self.handle:texts(other_text, self), nil, nil, self
 end
 
 --- The whole answer; reads what is left of it. The same shape as ask()'s.
@@ -263,7 +271,7 @@ function Stream:reply()
   reply.model = reply.model or self.model
   reply.elapsed = core.now() - self.started
   reply.headers_source = self.headers_source
-  self.result = self.finish_reply(reply)
+  self.result = self.calls.finish_reply(self, reply)
   return self.result
 end
 
@@ -297,10 +305,10 @@ function Stream:settles(charge)
 end
 
 --- Wraps an open handle whose reply is a stream of events.
----@param fields table  handle, assembler, event, model, provider, started, decorate, finish_reply
+---@param fields table  handle, assembler, event, model, provider, started, and `calls`: functions of the
+---  stream and an error or reply, which speak for the call it belongs to
 ---@return sluice.Stream
 function Stream.new(fields)
-  fields.queue, fields.first, fields.over, fields.closed = {}, 1, false, false
   return setmetatable(fields, Stream)
 end
 

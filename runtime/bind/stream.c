@@ -290,7 +290,7 @@ static int stream_pull(lua_State *L) {
  * ------------------------------------------------------------------------------------------- */
 
 /* What the iterators below keep: upvalues. The last two only those of events. */
-enum { LOOP_STREAM = 1, LOOP_HANDLER, LOOP_TYPE, LOOP_TEXT };
+enum { LOOP_STREAM = 1, LOOP_HANDLER, LOOP_SUBJECT, LOOP_TYPE, LOOP_TEXT };
 
 /* Replace the text on top by the event { type = "text", text = } that stands for it. */
 static void wrap_text(lua_State *L) {
@@ -326,8 +326,9 @@ static inline int step(lua_State *L, struct http_stream *s, bool events, lua_KFu
       }
     }
     lua_pushvalue(L, lua_upvalueindex(LOOP_HANDLER));
-    lua_insert(L, -(n + 1));
-    lua_callk(L, n, 2, (lua_KContext)s, handled);
+    lua_pushvalue(L, lua_upvalueindex(LOOP_SUBJECT));
+    lua_rotate(L, -(n + 2), 2);
+    lua_callk(L, n + 1, 2, (lua_KContext)s, handled);
   } while (!spoken(L, s));
   return 1;
 }
@@ -370,24 +371,24 @@ static int event_next(lua_State *L) {
   return step(L, loop_stream(L), true, event_k, event_handled);
 }
 
-/* stream:texts(handler) -> iterator over the pieces of plain text. `handler(nil, event, data, id)`
-** is called for every other event, `handler(false, …)` as pull at the end; it returns what is to be
-** handed out, nil to go on, false to end the loop; and true behind it to be called again, with
-** nothing, before more is read. */
+/* stream:texts(handler, subject) -> iterator over the pieces of plain text. For every other event
+** `handler(subject, nil, event, data, id)` is called, at the end `handler(subject, false, …)` as
+** pull; it returns what is to be handed out, nil to go on, false to end the loop; and true behind it
+** to be called again, with nothing, before more is read. */
 static int stream_texts(lua_State *L) {
-  check_stream(L);
+  check_stream(L)->more = false;
   luaL_checktype(L, 2, LUA_TFUNCTION);
-  lua_settop(L, 2);
-  lua_pushcclosure(L, text_next, LOOP_HANDLER);
+  lua_settop(L, 3);
+  lua_pushcclosure(L, text_next, LOOP_SUBJECT);
   return 1;
 }
 
-/* stream:events(handler, more) -> the same with text as { type = "text", text = … }; with `more` the
-** handler is called first. */
+/* stream:events(handler, subject, more) -> the same with text as { type = "text", text = … }; with
+** `more` the handler is called first. */
 static int stream_events(lua_State *L) {
-  check_stream(L)->more = lua_toboolean(L, 3);
+  check_stream(L)->more = lua_toboolean(L, 4);
   luaL_checktype(L, 2, LUA_TFUNCTION);
-  lua_settop(L, 2);
+  lua_settop(L, 3);
   lua_pushliteral(L, "type");
   lua_pushliteral(L, "text");
   lua_pushcclosure(L, event_next, LOOP_TEXT);

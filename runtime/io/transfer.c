@@ -406,6 +406,12 @@ static void set_method(CURL *c, const struct transfer_spec *spec) {
   curl_easy_setopt(c, CURLOPT_CUSTOMREQUEST, plain ? NULL : spec->method);
 }
 
+/* One of thousands gets its bytes in small pieces whatever we do; memory is what they need. */
+static long receive_buffer(const struct transfer_spec *spec) {
+  if (spec->receive_buffer > 0) return (long)spec->receive_buffer;
+  return active < TRANSFERS_MANY ? (long)RECEIVE_BUFFER : (long)RECEIVE_BUFFER_MANY;
+}
+
 bool transfer_start(struct transfer *t, const struct transfer_spec *spec) {
   t->limits = spec->limits;
   t->own = spec->own;
@@ -430,8 +436,7 @@ bool transfer_start(struct transfer *t, const struct transfer_spec *spec) {
   curl_easy_setopt(c, CURLOPT_HTTPHEADER, join_headers(t));
   /* rounded up: 0 would be libcurl's default */
   curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS, (long)((spec->limits.connect_us + 999) / 1000));
-  curl_easy_setopt(c, CURLOPT_BUFFERSIZE,
-                   spec->receive_buffer > 0 ? (long)spec->receive_buffer : 16384L);
+  curl_easy_setopt(c, CURLOPT_BUFFERSIZE, receive_buffer(spec));
   active++;
   t->load = spec->load;
   if (t->load != NULL) ++*t->load;

@@ -297,9 +297,9 @@ function Handle:pull()
   return watched(self.script, self, pull, self)
 end
 
---- The loop of runtime/bind/stream.c: `handler` returns what is to be handed out, nil to go on, false at
+--- The loop of runtime/bind/stream.c: `handler(subject, …)` returns what is to be handed out, nil to go on, false at
 --- the end; and true behind it to be asked again before anything is read.
-local function loop(self, handler, wrap, more)
+local function loop(self, handler, subject, wrap, more)
   return function()
     while true do
       local first, a, b, c, d
@@ -308,19 +308,19 @@ local function loop(self, handler, wrap, more)
         if first then return wrap and { type = "text", text = first } or first end
       end
       local value
-      value, more = handler(first, a, b, c, d)
+      value, more = handler(subject, first, a, b, c, d)
       if value then return value end
       if value == false then return nil end
     end
   end
 end
 
-function Handle:texts(handler)
-  return loop(self, handler, false)
+function Handle:texts(handler, subject)
+  return loop(self, handler, subject, false)
 end
 
-function Handle:events(handler, more)
-  return loop(self, handler, true, more)
+function Handle:events(handler, subject, more)
+  return loop(self, handler, subject, true, more)
 end
 
 local function stream(script, spec, answer, body)
