@@ -315,6 +315,8 @@ local function prepare(self, where, req, streaming)
   return endpoint_for(self, request, streaming), encode(where, request.body), fields.max_tokens
 end
 
+local RUN = { __index = { attempt = 1, sent = false } } -- until something else is written
+
 --- One call: what its attempts have in common.
 local function run_of(self, where, req, streaming, opts)
   local endpoint, body, max_tokens = prepare(self, where, req, streaming)
@@ -322,11 +324,10 @@ local function run_of(self, where, req, streaming, opts)
   if breaker and type(req) == "table" and req.model and req.model ~= self.opts.model then
     breaker = breakers.of(self.base, self.opts.provider .. "/" .. req.model, self.breaker_options)
   end
-  -- eight fields, and others only where they are wanted: this table is made for every call
-  local run = { model = self, breaker = breaker, endpoint = endpoint, body = body, id = sys.uuid(), attempt = 1,
-    sent = false, permit = nil }
+  -- eight fields, some still to come, and others only where they are wanted: this table is made for every call
+  local run = setmetatable({ model = self, breaker = breaker, endpoint = endpoint, body = body, id = sys.uuid(),
+    sent = nil, permit = nil, streaming = streaming and not (opts and opts.whole) or nil }, RUN)
   if max_tokens then run.max_tokens = max_tokens end
-  if streaming and not (opts and opts.whole) then run.streaming = true end
   if opts then run.opts = opts end
   return run
 end
@@ -446,10 +447,9 @@ function Opening:__close()
   if self.handle then self.handle:close() end
 end
 
--- What a stream asks of the call it belongs to, in `stream.run`.
-local CALLS = {}
+-- What a stream asks of the call it belongs to.
 
-function CALLS.decorate(stream, err)
+function Stream.decorate(stream, err)
   local run, permit = stream.run, stream.run.permit
   err.request_id = err.request_id or stream.request_id
   if permit and err.kind == "interrupted" then permit:broke(err) end
@@ -457,11 +457,11 @@ function CALLS.decorate(stream, err)
 end
 
 --- For what is raised after the commit; before it, call.run does.
-function CALLS.conclude(stream, err)
+function Stream.conclude(stream, err)
   return call.conclude_error(stream.run, err)
 end
 
-function CALLS.finish_reply(stream, reply)
+function Stream.finish_reply(stream, reply)
   local run = stream.run
   reply.request_id, reply.asked = stream.request_id, stream.model
   Reply.new(reply)
@@ -474,31 +474,29 @@ local function new_stream(run, handle)
   local quirks, spoken, opts = self.quirks, self.spoken, self.opts
   local assembler = assemble.new(quirks.think_tags and quirks)
   if spoken.fast and assembler.fast then handle:plain(spoken.fast) end
-  return Stream.new { -- nine fields: with what comes later they fit into sixteen
+  return Stream.new { -- six fields, with ttft seven: most streams never have more than eight
     handle = handle,
     assembler = assembler,
-    event = spoken.event,
     provider = opts.provider,
     model = opts.model,
-    started = run.sent,
     request_id = Reply.request_id_of(handle),
     run = run,
-    calls = CALLS,
   }
 end
 
---- A reply that is no event stream: an error, a page of a proxy, or a whole answer after all.
+--- A reply that is no event stream: an error, a page of a proxy, or a whole answer after all. Returns
+--- what it fails with, nil for an answer.
 local function other_than_events(run, handle, stream)
   local self, status = run.model, handle:status()
   local body, kind, phase, message, elapsed = handle:body()
   if not body then
-    errors.raise { kind = kind, phase = phase, message = message, elapsed = elapsed }
+    return { kind = kind, phase = phase, message = message, elapsed = elapsed }
   end
   local ok, decoded = pcall(json.decode, body, { repair = true })
   if status >= 200 and status <= 299 and ok and type(decoded) == "table" and self.spoken.reply then
     return stream:take_whole(self.spoken.reply(decoded))
   end
-  errors.raise(failed_status(self, status, handle, body))
+  return failed_status(self, status, handle, body)
 end
 
 -- Codes of errors, inside a stream, that a 401 would stand for (a lack of permission is none of them).
@@ -524,11 +522,9 @@ local function stream_again(run, opening, place, refused, err)
   handle:hold(place.permits)
   place.permits = nil
   local stream, status = new_stream(run, handle), handle:status()
-  local good
-  if status >= 200 and status <= 299 and handle:is_events() then good, err = pcall(stream.commit, stream)
-  else good, err = pcall(other_than_events, run, handle, stream) end
-  if good then return stream, handle end
-  if not errors.is(err) then error(err, 0) end
+  if status >= 200 and status <= 299 and handle:is_events() then err = stream:commit()
+  else err = other_than_events(run, handle, stream) end
+  if not err then return stream, handle end
   call.fail(run, err, handle)
 end
 
@@ -558,11 +554,10 @@ local function stream_once(run)
   place.permits = nil
   local stream = new_stream(run, handle)
   local status = handle:status()
-  local good, err
-  if status >= 200 and status <= 299 and handle:is_events() then good, err = pcall(stream.commit, stream)
-  else good, err = pcall(other_than_events, run, handle, stream) end
-  if not good then
-    if not errors.is(err) then error(err, 0) end
+  local err
+  if status >= 200 and status <= 299 and handle:is_events() then err = stream:commit()
+  else err = other_than_events(run, handle, stream) end
+  if err then
     local other, its
     if err.kind == "auth" then other, its = stream_again(run, opening, place, handle, err) end
     if not other then call.fail(run, err, handle) end

@@ -42,7 +42,7 @@ local function push(self, event)
   queue[#queue + 1] = event
   if CONTENT[event.type] then
     self.handle:progress(event.text and #event.text or 0)
-    if not self.ttft then self.ttft = core.now() - self.started end
+    if not self.ttft then self.ttft = core.now() - self.run.sent end
   end
 end
 
@@ -67,7 +67,7 @@ local function fail(self, fields)
   if self.failure then return end
   fields = self.assembler:broken(fields, self.ttft ~= nil)
   if not errors.is(fields) then fields = errors.new(fields) end
-  self.failure = self.calls.decorate(self, fields)
+  self.failure = self:decorate(fields)
   self.over = true
   self.handle:halt()
   settle(self)
@@ -77,7 +77,7 @@ local function raise_failure(self)
   self:close()
   if not self.concluded then
     self.concluded = true
-    self.calls.conclude(self, self.failure)
+    self:conclude(self.failure)
   end
   errors.raise(self.failure)
 end
@@ -106,7 +106,7 @@ local function take(self, name, data, id)
   local failure = sync(self)
   if failure then return fail(self, failure) end
   local assembler = self.assembler
-  local deltas = self.event { event = name, data = data, id = id }
+  local deltas = self.run.model.spoken.event { event = name, data = data, id = id }
   local counted, content = false, false
   for i = 1, #deltas do
     local delta = deltas[i]
@@ -119,7 +119,7 @@ local function take(self, name, data, id)
       push_all(self, events)
       if delta.type == "tool" then -- content, though the script sees the call only when it is whole
         self.handle:progress(delta.arguments and #delta.arguments or 0)
-        if not self.ttft then self.ttft = core.now() - self.started end
+        if not self.ttft then self.ttft = core.now() - self.run.sent end
       end
       if failure then return fail(self, failure) end
       if delta.type == "usage" then counted = true
@@ -148,7 +148,7 @@ end
 local function read(self, continuing)
   local first, a, b, c = self.handle:pull(continuing)
   if first then
-    if not self.ttft then self.ttft = core.now() - self.started end
+    if not self.ttft then self.ttft = core.now() - self.run.sent end
     return first
   end
   if first == nil then take(self, a, b, c) else ended(self, a or nil, b, c) end
@@ -269,9 +269,9 @@ function Stream:reply()
   local reply = self.assembler:reply()
   reply.provider, reply.ttft = self.provider, self.ttft
   reply.model = reply.model or self.model
-  reply.elapsed = core.now() - self.started
+  reply.elapsed = core.now() - self.run.sent
   reply.headers_source = self.headers_source
-  self.result = self.calls.finish_reply(self, reply)
+  self.result = self:finish_reply(reply)
   return self.result
 end
 
@@ -305,24 +305,23 @@ function Stream:settles(charge)
 end
 
 --- Wraps an open handle whose reply is a stream of events.
----@param fields table  handle, assembler, event, model, provider, started, and `calls`: functions of the
----  stream and an error or reply, which speak for the call it belongs to
+---@param fields table  handle, assembler, model, provider, request_id, run (the call it belongs to)
 ---@return sluice.Stream
 function Stream.new(fields)
   return setmetatable(fields, Stream)
 end
 
 --- A failure before there is anything to hand out is one of the opening.
-local function raise_early(self)
-  if self.failure and not self.ttft and not self.queue[self.first] then
-    self:close()
-    errors.raise(self.failure)
-  end
+local function failed_early(self)
+  if not self.failure or self.ttft or self.queue[self.first] then return nil end
+  self:close()
+  return self.failure
 end
 
---- Reads up to the first content, so that whatever fails before it can still be retried: raises that
+--- Reads up to the first content, so that whatever fails before it can still be retried: returns that
 --- failure. An answer that ends without content is committed too.
 ---@async
+---@return sluice.Error?
 function Stream:commit()
   local continuing = false
   while not self.ttft and not self.over do
@@ -330,11 +329,12 @@ function Stream:commit()
     if text then self.handle:put_back(text) end
     continuing = true
   end
-  raise_early(self)
+  return failed_early(self)
 end
 
---- A whole answer that came where a stream was asked for.
+--- A whole answer that came where a stream was asked for. Returns what it fails with.
 ---@param deltas sluice.Delta[]
+---@return sluice.Error?
 function Stream:take_whole(deltas)
   for i = 1, #deltas do
     local delta = deltas[i]
@@ -347,8 +347,9 @@ function Stream:take_whole(deltas)
     end
   end
   if not self.failure then conclude(self) end
-  raise_early(self)
-  if not self.ttft then self.ttft = core.now() - self.started end
+  local failure = failed_early(self)
+  if failure then return failure end
+  if not self.ttft then self.ttft = core.now() - self.run.sent end
 end
 
 require "sluice.transform.methods"(Stream)

@@ -226,8 +226,8 @@ local function left_by_reader(self)
     local assembler = rawget(stream, "assembler")
     if assembler then
       local last = { provider = stream.provider, model = stream.model, usage = assembler:usage(),
-        elapsed = core.now() - stream.started, waited = stream.run and stream.run.waited }
-      local earlier = stream.run and stream.run.entries or {}
+        elapsed = core.now() - stream.run.sent, waited = stream.run.waited }
+      local earlier = stream.run.entries or {}
       local list = table.move(earlier, 1, #earlier, 1, {})
       list[#list + 1] = last
       return { attempts = list }
