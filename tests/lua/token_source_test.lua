@@ -302,10 +302,27 @@ T.test("what fetch may not return", function(t)
   fails("holds a control character", "a\1b")
   fails("unknown field 'expire_in' %(did you mean 'expires_in'%?%)", "v", { expire_in = 3 })
   fails("field 'expires_in' must be a number of seconds", "v", { expires_in = "soon" })
+  fails("field 'expires_in' must be a number of seconds", "v", { expires_in = 0 / 0 })
+  fails("field 'refresh_in' must be a number of seconds", "v", { refresh_in = "x" })
+  fails("has ended already", "v", { expires_in = -math.huge })
+  for _, odd in ipairs { setmetatable({}, { __tostring = function() error "x" end }), {}, 42, false } do
+    local s = token.source { name = "x", fetch = function() error(odd) end }
+    t.raises({ kind = "auth", phase = "refresh", code = "fetch" }, s.get, s)
+  end
   local s = token.source { name = "x", fetch = function() error("boom") end }
   t.raises("token_source_test.lua:%d+: boom", s.get, s)
   local clean = token.source { name = "x", fetch = function() return " v\r\n" end }
   t.eq(clean:get():reveal(), "v")
+end)
+
+T.test("a fetch that asks itself, or two that ask each other, end with their time", function(t)
+  local a, b
+  a = token.source { name = "a", timeout = 2, fetch = function() return b:get() end }
+  b = token.source { name = "b", timeout = 5, fetch = function() return a:get() end }
+  local began = task.now()
+  t.match(tostring(t.raises("auth", a.get, a)), "the token a could not be renewed: nothing came within 2 s")
+  t.near(task.now() - began, 2, 0.1)
+  T.until_(function() return not b:state().refreshing end, 100)
 end)
 
 T.test("fetch may return a secret, and wait in a group of its own", function(t)

@@ -47,10 +47,15 @@ end
 
 -- What fetch gives ---------------------------------------------------------------------------------
 
+local function is_seconds(value)
+  local n = tonumber(value)
+  return n ~= nil and n == n
+end
+
 local LIFE = options.spec({
-  expires_in = { check = function(v) return tonumber(v) ~= nil end, expected = "a number of seconds" },
+  expires_in = { check = is_seconds, expected = "a number of seconds" },
   expires_at = { type = "number" },
-  refresh_in = { check = function(v) return tonumber(v) ~= nil end, expected = "a number of seconds" },
+  refresh_in = { check = is_seconds, expected = "a number of seconds" },
   keep = { type = "table" }, -- what the cache keeps beside the value: oauth's refresh token
 }, "field")
 
@@ -88,7 +93,7 @@ local function life_of(spec, life)
   local left = tonumber(life.expires_in)
   if not left and life.expires_at then left = life.expires_at - sys.wall() end
   if not left then left = spec.ttl end
-  if left ~= left or left >= ENDLESS then left = nil end
+  if left >= ENDLESS then left = nil end
   return left, tonumber(life.refresh_in)
 end
 
@@ -116,8 +121,10 @@ local function failure(spec, err)
       message = ("%s could not be renewed: %s"):format(label, text),
       retry_after = hold, cause = err.kind ~= "auth" and err or nil }, lasting or false, hold
   end
+  local ok, text = pcall(tostring, err)
+  if not ok then text = "an error that cannot be shown, of type " .. type(err) end
   return errors.new { kind = "auth", phase = "refresh", code = "fetch",
-    message = ("%s could not be renewed: %s"):format(label, source.words(tostring(err))) }, true, nil
+    message = ("%s could not be renewed: %s"):format(label, source.words(text)) }, true, nil
 end
 
 local function tell_failure(spec, box, err)
