@@ -169,6 +169,13 @@ static void failures(void) {
   token_begin(&t);
   CHECK(token_settle(&t, 1 * S, 60 * S, 60 * S, 0, 0));
   CHECK_INT(token_step(&t, 1 * S, 0), TOKEN_USE);
+  t = made(3600 * S, 0, 0);
+  token_begin(&t);
+  token_fail(&t, 3000 * S, true, 0, 0); /* none before 3150 s, ... */
+  token_begin(&t);
+  CHECK(token_settle(&t, 3001 * S, 100 * S, 100 * S, 0, 0)); /* but this one is due at 3051 s */
+  CHECK_INT(token_step(&t, 3052 * S, 0), TOKEN_USE_REFRESH);
+  CHECK(token_settle(&t, 3053 * S, TOKEN_ENDLESS, TOKEN_ENDLESS, 0, 0));
 }
 
 static void rejections(void) {
@@ -192,6 +199,16 @@ static void rejections(void) {
   CHECK_INT(token_step(&t, 103 * S, 0), TOKEN_USE);
   CHECK(token_reject(&t, 2, 107 * S)); /* later it may well be */
   CHECK_INT(token_step(&t, 107 * S, 0), TOKEN_WAIT);
+
+  check_case("... for 5 s, and for a quarter of a short life");
+  token_begin(&t);
+  CHECK(token_settle(&t, 200 * S, 8 * S, 8 * S, 0, 0));
+  CHECK(!token_reject(&t, 3, 202 * S - 1));
+  CHECK(token_reject(&t, 3, 202 * S));
+  token_begin(&t);
+  CHECK(token_settle(&t, 300 * S, 3600 * S, 3600 * S, 0, 0));
+  CHECK(!token_reject(&t, 4, 305 * S - 1));
+  CHECK(token_reject(&t, 4, 305 * S));
 
   check_case("a refresh that was no answer to a refusal may be refused at once");
   t = made(3600 * S, 0, 0);
@@ -226,6 +243,14 @@ static void asleep(void) {
   token_notice(&t, 12 * S, 1000012 * S + 3580 * S);
   CHECK_INT(token_state(&t, 12 * S), TOKEN_EXPIRED);
   CHECK_INT(t.expires_us, 20 * S);
+
+  check_case("it slept before this token came: that is none of its time");
+  t = made(3600 * S, 0, 0);
+  token_notice(&t, 1 * S, 1000001 * S);
+  token_begin(&t);
+  CHECK(token_settle(&t, 10 * S, 3600 * S, 3600 * S, 0, 0));
+  token_notice(&t, 10 * S, 1000010 * S + 3580 * S);
+  CHECK_INT(t.expires_us, 3610 * S);
 
   check_case("somebody sets the time of day back: nothing happens");
   t = made(3600 * S, 0, 0);
