@@ -324,31 +324,33 @@ static int hex_digit(char c) {
   return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* How many bytes at p are the byte c: itself, behind backslashes (JSON, and JSON within JSON), as
-** %XX; 0: it is another one. */
-static size_t match_byte(char c, const char *p, const char *end) {
+/* How many bytes at p are the byte c in a URL or a form: itself, %XX, + for a blank; 0: none. */
+static size_t match_in_url(char c, const char *p, const char *end) {
   if (p == end) return 0;
-  if (is_plain(c)) return *p == c ? 1 : 0;
   int high = *p == '%' && end - p >= 3 ? hex_digit(p[1]) : -1;
   int low = high >= 0 ? hex_digit(p[2]) : -1;
-  if (low >= 0 && (char)(unsigned char)(high << 4 | low) == c) return 3;
-  if ((*p == c && c != '\\') || (*p == '+' && c == ' ')) return 1;
+  if (low >= 0) return (char)(unsigned char)(high << 4 | low) == c ? 3 : 0;
+  return *p == c || (*p == '+' && c == ' ') ? 1 : 0;
+}
+
+/* The same in JSON, and in JSON within JSON: itself, or behind backslashes. */
+static size_t match_in_json(char c, const char *p, const char *end) {
   const char *q = p;
   while (q < end && *q == '\\') q++;
   if (c == '\\') return (size_t)(q - p);
-  bool escaped = q > p && q < end && *q == c && (c == '"' || c == '/');
-  return escaped ? (size_t)(q + 1 - p) : 0;
+  bool there = q < end && *q == c && (q == p || c == '"' || c == '/');
+  return there ? (size_t)(q + 1 - p) : 0;
 }
 
-/* The length of the secret at p in whatever form; 0: it is not there. */
-static size_t match_at(const struct secret *s, const char *p, const char *end) {
+/* The length of the secret at p in that form; 0: it is not there. */
+static size_t match_at(const struct secret *s, const char *p, const char *end, bool url) {
   const char *q = p;
   for (size_t i = 0; i < s->len; i++) {
-    size_t n = match_byte(s->bytes[i], q, end);
+    size_t n = (url ? match_in_url : match_in_json)(s->bytes[i], q, end);
     if (n == 0) return 0;
-    bool run = s->bytes[i] == '\\' && *q == '\\'; /* of all that stand there together */
-    while (run && i + 1 < s->len && s->bytes[i + 1] == '\\') i++;
     q += n;
+    bool run = s->bytes[i] == '\\' && !url; /* of all that stand there together */
+    while (run && i + 1 < s->len && s->bytes[i + 1] == '\\') i++;
   }
   return (size_t)(q - p);
 }
@@ -358,17 +360,17 @@ static const char *find(struct secret *s, const char *p, const char *end, size_t
   const char *hit = memmem(p, (size_t)(end - p), s->bytes, s->len);
   *n = s->len;
   if (!may_be_encoded(s)) return hit;
-  const char *before = hit != NULL ? hit : end;
+  const char *before = hit != NULL ? hit + 1 : end;
   bool plain = is_plain(s->bytes[0]);
   for (const char *q = p; q < before; q++) {
     if (plain) q = memchr(q, s->bytes[0], (size_t)(before - q));
     if (q == NULL) break;
-    size_t length = match_at(s, q, end);
-    if (length == 0) continue;
-    *n = length;
+    size_t json = match_at(s, q, end, false), url = match_at(s, q, end, true);
+    if (json == 0 && url == 0) continue;
+    *n = json > url ? json : url;
     return q;
   }
-  return hit;
+  return hit; /* none, or one that is not there in any other form */
 }
 
 /* Where in [p, end) the first secret begins, the longest of those that begin there, and its length;
