@@ -300,6 +300,19 @@ local function describe_task(t)
     t.service and " (the runtime's own)" or "")
 end
 
+--- Every task as text: what it waits on, since when, where.
+---@return string
+function report.tasks_text()
+  local tasks, lines = task.tasks(), {}
+  table.sort(tasks, function(a, b) return a.id < b.id end)
+  lines[1] = ("%d task%s"):format(#tasks, #tasks == 1 and "" or "s")
+  for _, t in ipairs(tasks) do
+    lines[#lines + 1] = describe_task(t)
+    for _, frame in ipairs(report.frames(t.traceback)) do lines[#lines + 1] = "    " .. term.safe(frame) end
+  end
+  return table.concat(lines, "\n") .. "\n"
+end
+
 --- Prints every task: what it waits on, since when, where. What SIGUSR1 does.
 ---@param verbose? boolean every frame
 function report.dump_tasks(verbose)

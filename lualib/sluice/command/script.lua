@@ -6,6 +6,7 @@
 
 local task = require "sluice.core.task"
 local sys = require "sluice.core.sys"
+local observing = require "sluice.command.observing"
 
 local WARN_BURST_S = 2           -- a task that computes this long without waiting is worth a line
 local WARN_BURST_VERBOSE_S = 0.1
@@ -47,6 +48,8 @@ script.options = {
   { "--gc-stress", type = "flag", tests = true,
     help = "collect garbage after every few allocations" },
 }
+
+table.move(observing.options, 1, #observing.options, #script.options + 1, script.options)
 
 -- Preparing ---------------------------------------------------------------------------------------
 
@@ -110,6 +113,7 @@ function script.prepare(opts)
   end
   -- Words of a stream shall be seen as they come; a pipe keeps its buffer, which costs less.
   if sys.isatty(1) then io.stdout:setvbuf "no" end
+  if not observing.start(opts) then return false end
   if opts.trace and not start_trace(opts) then return false end
   if not opts.mock then return true end
   local scope = task.scope {}
@@ -354,6 +358,7 @@ function script.execute(source, chunk, words, opts)
   local code = execute(source, chunk, words, opts)
   local shared = package.loaded["sluice.token.cache"]
   if shared then shared.finish() end
+  observing.finish()
   if opts.trace then require "sluice.trace".stop() end
   show_timeline()
   return code

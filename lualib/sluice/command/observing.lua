@@ -1,0 +1,73 @@
+--- What a run shows of itself while it runs and after: the options for it, and starting what they ask for.
+-- Owns: who is told at the end. Never: decides what is shown (sluice.metrics and its parts).
+
+local observing = {}
+
+---@type sluice.OptionArgument[]
+observing.options = {
+  { "--metrics", arg = "ADDR:PORT", type = "string",
+    help = "serve Prometheus metrics at /metrics while the script runs, and /healthz and /debug/tasks; "
+      .. "a port alone is on 127.0.0.1, port 0 is any" },
+  { "--metrics-file", arg = "FILE", type = "string",
+    help = "write the metrics to FILE every few seconds and at the end, for node_exporter's textfile collector" },
+}
+
+local at_end = {}
+
+--- `f()` is called when the script has ended, however it did; the latest first.
+---@param f fun()
+function observing.at_end(f)
+  at_end[#at_end + 1] = f
+end
+
+--- Calls those who asked for it. What one raises is told and keeps no other from its turn.
+function observing.finish()
+  while #at_end > 0 do
+    local ok, err = pcall(table.remove(at_end))
+    if not ok then require "sluice.report".failure(err, { before = "at the end of the run: " }) end
+  end
+end
+
+local function cannot(what, why)
+  require "sluice.report".say(("cannot %s: %s"):format(what, why), "red")
+  return false
+end
+
+local function start_server(opts)
+  local serve = require "sluice.metrics.serve"
+  local address, port = serve.address(opts.metrics)
+  if not address then return cannot("serve metrics: --metrics", port) end
+  local task = require "sluice.core.task"
+  local scope = task.scope {}
+  local ok, server = scope:run(serve.start, address, port)
+  scope:finish()
+  if not ok then
+    require "sluice.report".failure(server, { verbose = opts.verbose, before = "cannot serve metrics: " })
+    return false
+  end
+  if port == 0 and not opts.quiet or opts.verbose then
+    require "sluice.report".say(("metrics at %s/metrics"):format(server.url))
+  end
+  return true
+end
+
+local function start_file(opts)
+  local finish, why = require "sluice.metrics.file".start(opts.metrics_file)
+  if not finish then return cannot("write the metrics", why) end
+  observing.at_end(function()
+    local ok, problem = finish()
+    if not ok then require "sluice.report".say("the metrics could not be written: " .. problem, "red") end
+  end)
+  return true
+end
+
+--- Starts what the options ask for.
+---@param opts table
+---@return boolean ok  false when it could not be done; the reason has been printed
+function observing.start(opts)
+  if opts.metrics and not start_server(opts) then return false end
+  if opts.metrics_file and not start_file(opts) then return false end
+  return true
+end
+
+return observing
