@@ -1,16 +1,7 @@
---- What a run shows of itself while it runs and after: the options for it, and starting what they ask for.
--- Owns: who is told at the end. Never: decides what is shown (sluice.metrics and its parts).
+--- What a run shows of itself while it runs and after: starting what the options ask for.
+-- Owns: who is told at the end. Loaded only when one of the options is given. Never: decides what is shown (sluice.metrics and its parts).
 
 local observing = {}
-
----@type sluice.OptionArgument[]
-observing.options = {
-  { "--metrics", arg = "ADDR:PORT", type = "string",
-    help = "serve Prometheus metrics at /metrics while the script runs, and /healthz and /debug/tasks; "
-      .. "a port alone is on 127.0.0.1, port 0 is any" },
-  { "--metrics-file", arg = "FILE", type = "string",
-    help = "write the metrics to FILE every few seconds and at the end, for node_exporter's textfile collector" },
-}
 
 local at_end = {}
 

@@ -6,7 +6,6 @@
 
 local task = require "sluice.core.task"
 local sys = require "sluice.core.sys"
-local observing = require "sluice.command.observing"
 
 local WARN_BURST_S = 2           -- a task that computes this long without waiting is worth a line
 local WARN_BURST_VERBOSE_S = 0.1
@@ -41,6 +40,11 @@ script.options = {
     help = "the least that is logged (default info; debug with -v, error with -q)" },
   { "--log-format", arg = "FORMAT", type = "string", enum = { "text", "json" },
     help = "text (the default) or json: a line of JSON for each entry" },
+  { "--metrics", arg = "ADDR:PORT", type = "string",
+    help = "serve Prometheus metrics at /metrics while the script runs, and /healthz and /debug/tasks; "
+      .. "a port alone is on 127.0.0.1, port 0 is any" },
+  { "--metrics-file", arg = "FILE", type = "string",
+    help = "write the metrics to FILE every few seconds and at the end, for node_exporter's textfile collector" },
   { "--quiet", "-q", type = "flag", help = "nothing on stderr but errors" },
   { "--verbose", "-v", type = "flag", help = "whole tracebacks, and debug logs" },
   { "--lib", arg = "DIR", type = "string",
@@ -48,8 +52,6 @@ script.options = {
   { "--gc-stress", type = "flag", tests = true,
     help = "collect garbage after every few allocations" },
 }
-
-table.move(observing.options, 1, #observing.options, #script.options + 1, script.options)
 
 -- Preparing ---------------------------------------------------------------------------------------
 
@@ -113,7 +115,7 @@ function script.prepare(opts)
   end
   -- Words of a stream shall be seen as they come; a pipe keeps its buffer, which costs less.
   if sys.isatty(1) then io.stdout:setvbuf "no" end
-  if not observing.start(opts) then return false end
+  if (opts.metrics or opts.metrics_file) and not require "sluice.command.observing".start(opts) then return false end
   if opts.trace and not start_trace(opts) then return false end
   if not opts.mock then return true end
   local scope = task.scope {}
@@ -358,7 +360,8 @@ function script.execute(source, chunk, words, opts)
   local code = execute(source, chunk, words, opts)
   local shared = package.loaded["sluice.token.cache"]
   if shared then shared.finish() end
-  observing.finish()
+  local observing = package.loaded["sluice.command.observing"]
+  if observing then observing.finish() end
   if opts.trace then require "sluice.trace".stop() end
   show_timeline()
   return code
