@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/limits.h"
@@ -17,6 +18,7 @@
 
 #define GRACE_US 1000000 /* between SIGTERM and SIGKILL */
 #define DRAIN_US 1000000 /* how long a pipe that others hold is read after the child's end */
+#define EXIT_LOOK_MS 2
 #define CHUNK 16384
 
 extern char **environ;
@@ -25,6 +27,7 @@ static struct {
   struct list all;
   size_t count;
   struct event *child; /* SIGCHLD, while there are processes */
+  bool at_exit;
 } processes = {.all = {&processes.all, &processes.all}};
 
 size_t process_count(void) {
@@ -296,6 +299,34 @@ void process_close(void) {
   processes.child = NULL;
 }
 
+static void pause_ms(long ms) {
+  struct timespec t = {ms / 1000, ms % 1000 * 1000000};
+  nanosleep(&t, NULL);
+}
+
+/* exit() was called in the middle of everything (os.exit): there is no loop any more, and no later.
+*/
+static void on_exit_of_ours(void) {
+  struct list *node;
+  list_each(node, &processes.all) {
+    struct process *p = list_entry(node, struct process, link);
+    process_signal(p, SIGTERM);
+    process_signal(p, SIGCONT);
+  }
+  for (int waited_ms = 0; !list_empty(&processes.all); waited_ms += EXIT_LOOK_MS) {
+    struct list *next = processes.all.next;
+    while ((node = next) != &processes.all) {
+      struct process *p = list_entry(node, struct process, link);
+      next = node->next;
+      bool over = has_exited(p);
+      if (!over && waited_ms < GRACE_US / 1000) continue;
+      process_signal(p, SIGKILL);
+      list_remove(node);
+    }
+    if (!list_empty(&processes.all)) pause_ms(EXIT_LOOK_MS);
+  }
+}
+
 /* ---- the beginning
  * ---------------------------------------------------------------------------------- */
 
@@ -413,6 +444,7 @@ static bool expect_children(void) {
   if (processes.child == NULL)
     processes.child = event_new(loop_base(), SIGCHLD, EV_SIGNAL | EV_PERSIST, on_child, NULL);
   if (processes.child == NULL) return false;
+  if (!processes.at_exit) processes.at_exit = atexit(on_exit_of_ours) == 0;
   return processes.count > 0 || event_add(processes.child, NULL) == 0;
 }
 
