@@ -63,6 +63,8 @@ end
 ---@param text string
 ---@return string
 function term.safe(text)
+  local secrets = package.loaded["sluice.core.secret"] -- not loaded: there are none
+  if secrets then text = secrets.scrub(text) end
   text = text:gsub("\r\n", "\n"):gsub("[%c\127]", function(c)
     if c == "\n" or c == "\t" then return c end
     return ("\\%03d"):format(c:byte())

@@ -66,6 +66,7 @@ function show(value, depth)
   depth = depth or DEPTH
   if type(value) == "string" then
     local cut = #value > TEXT_MAX and ("… (%d bytes)"):format(#value) or ""
+    if cut ~= "" then value = errors.scrub(value) end -- half a secret would not be known
     return (("%q"):format(value:sub(1, TEXT_MAX)):gsub("\\\n", "\\n")) .. cut
   end
   if type(value) ~= "table" then return tostring(value) end

@@ -117,6 +117,46 @@ T.test("the shared cache alone holds it, and only for its owner", function(t)
   t.match(T.read(folder .. "/cache/tokens.json"), BIRD)
 end)
 
+T.test("sluice test: failures, differences, what happened", function(t)
+  local path = T.write(T.tmpdir() .. "/rude_test.lua", [[
+local sluice = require "sluice"
+local key = sluice.secret.literal(os.getenv "CANARY" .. '/"x')
+local text = key:reveal()
+sluice.test("differs", function(t) t.eq({ a = text, [1] = key }, { a = "x" }) end)
+sluice.test("differs where it is cut", function(t) for i = 170, 200, 7 do t.eq(("y"):rep(i) .. text .. ("z"):rep(99), "x") end end)
+sluice.test("raises", function() error("with " .. text) end)
+sluice.test("raises a table", function() error({ kind = "mine", message = text }) end)
+sluice.test(text, function(t) t.skip(text) end)
+sluice.test("asks", function(t)
+  local m = t.model { { status = 401, text = text }, { err = { kind = "network", message = text } } }
+  for _ = 1, 3 do sluice.try(function() return m:ask(text) end) end
+  t.ok(false, text)
+end)]])
+  for _, options in ipairs { {}, { "-v" }, { "--tap", "--log-level", "debug" } } do
+    local r = C.run({ C.sluice, "test", path, table.unpack(options) }, { env = { CANARY = BIRD } })
+    t.eq(r.code, 3, r.stderr)
+    t.match(r.stdout, "%[redacted%]")
+    search(t, "stdout", r.stdout)
+    search(t, "stderr", r.stderr)
+  end
+end)
+
+T.test("sluice repl: what is shown of values and errors", function(t)
+  local r = C.run({ C.sluice, "repl" }, { env = { CANARY = BIRD, HOME = T.tmpdir() }, timeout = 30, stdin = [[
+k = sluice.secret.literal(os.getenv "CANARY")
+k
+{ k, t = sluice.token.static(k), s = sluice.token.source(function() return k end) }
+k .. "x"
+error(k:reveal())
+error({ message = k:reveal() })
+sluice.log.info("x", { y = k:reveal() })
+sluice.model { provider = "openai", model = "m", auth = k, base_url = "http://127.0.0.1:1" }
+]] })
+  if r.stderr:find "neither a command" then t.skip "no repl in this build" end
+  search(t, "stdout", r.stdout)
+  search(t, "stderr", r.stderr)
+end)
+
 T.test("sluice token prints the token and nothing else of it", function(t)
   local folder = T.tmpdir()
   local path = T.write(folder .. "/t.lua", [[

@@ -189,9 +189,9 @@ function Tap.begin(_, n) print(("TAP version 13\n1..%d"):format(n)) end
 
 function Tap:result(entry, result, opts)
   self.n = self.n + 1
-  local name = entry.name:gsub("[\r\n]", " "):gsub("#", "\\#")
+  local name = term.safe(entry.name):gsub("[\r\n]", " "):gsub("#", "\\#")
   if result.outcome == "skipped" then
-    print(("ok %d - %s # SKIP %s"):format(self.n, name, (result.why:gsub("[\r\n]", " "))))
+    print(("ok %d - %s # SKIP %s"):format(self.n, name, (term.safe(result.why):gsub("[\r\n]", " "))))
     return
   end
   print(("%s %d - %s"):format(result.outcome == "ok" and "ok" or "not ok", self.n, name))
