@@ -61,6 +61,21 @@ T.test("each thing, whole, split at every byte, byte by byte", function(t)
   end
 end)
 
+local BITS = { "*", "**", "***", "_", "__", "`", "``", "~~", "[", "]", "](", ")", "(", "\n", "\n", "\n\n", " ", "word", "中", "，",
+  "#", "# ", "- ", "> ", "1. ", "|", "|-|", "---", "```", "\\", "\27", "\r\n", "x", "A" }
+
+T.test("random texts: the same however they come, and no style is left on", function(t)
+  for _ = 1, T.slow and 100 or 400 do
+    local parts = {}
+    for i = 1, math.random(1, 40) do parts[i] = BITS[math.random(#BITS)] end
+    local text = table.concat(parts)
+    local whole = show { text }
+    t.eq(show(bytes(text)), whole, T.show(text))
+    t.eq(show(parts), whole, T.show(text))
+    t.ok((whole:match ".*\27%[([%d;]*)m" or "0") == "0", T.show(text) .. " -> " .. marked(whole))
+  end
+end)
+
 T.test("words are out as soon as they end", function(t)
   local renderer = term.markdown { colour = true, width = 40 }
   local out = ""

@@ -270,6 +270,46 @@ T.test("until_match: ends at once when the match is there", function(t)
   t.eq(step.stopped, "END1")
 end)
 
+-- At random -------------------------------------------------------------------------------------------
+
+local BITS = { "。", "！", ".", ". ", "? ", "!", "\n", " ", "a", "B", "Dr", "e.g", "1", '"', "”", ")", "**", "中", "…", "'", "“",
+  "\r\n", "\t", "3.1", "`", "U.S", "```", "~~~", "lua", "sk-", "sec", "ret", "secret", "é", "b", "c", "-" }
+
+local function random_text()
+  local parts = {}
+  for i = 1, math.random(1, 25) do parts[i] = BITS[math.random(#BITS)] end
+  return table.concat(parts)
+end
+
+local STEPS = {
+  { "sentences", Sentences.new },
+  { "sentences, wrapped", function() return Sentences.new { newlines = false } end },
+  { "lines", Lines.new },
+  { "code_blocks", CodeBlocks.new },
+}
+for _, p in ipairs { "sk%-%w+", "a.-b", "[ab]+c?", "%f[%w]a", "%d", "sec", "(b)%1", "%w+%-", "é" } do
+  STEPS[#STEPS + 1] = { "redact " .. p, redact({ "secret", "中1" }, { p }, "#", 6), true }
+  STEPS[#STEPS + 1] = { "until " .. p, function() return search.until_match({}, { p }, false, 6) end, true }
+  STEPS[#STEPS + 1] = { "until and " .. p, function() return search.until_match({}, { p }, true, 6) end, true }
+end
+
+T.test("random texts: the same however they are cut", function(t)
+  for _ = 1, T.slow and 8 or 20 do
+    local text = random_text()
+    for _, case in ipairs(STEPS) do
+      local items, whole, step = run(case[2], { text })
+      local bare = whole:gsub("%s+$", "")
+      if case[1]:find "^sentences" or case[1] == "lines" then t.eq(bare, (text:gsub("%s+$", ""))) end
+      cuts(text, function(pieces, how)
+        local other_items, other_whole, other_step = run(case[2], pieces)
+        local what = ("%s of %s, %s"):format(case[1], T.show(text), how)
+        if not case[3] then t.eq(other_items, items, what) end
+        t.eq({ other_whole, other_step.stopped }, { whole, step.stopped }, what)
+      end)
+    end
+  end
+end)
+
 -- Item by item ------------------------------------------------------------------------------------------
 
 T.test("map keeps the blanks around an item, filter takes them away with it", function(t)

@@ -1,7 +1,7 @@
 ---@meta sluice.core.file
 
--- What runtime/bind/file.c defines: what secrets, shared caches and sluice.files need of files. A failure is nil, words,
--- and a name to decide by: "absent", "unsafe", "locked", "failed".
+-- What runtime/bind/file.c defines: what secrets, shared caches and sluice.files need of files. A failure
+-- is nil, words, and a name to decide by: "absent", "unsafe", "locked", "failed".
 
 ---@class sluice.core.file
 local file = {}

@@ -122,6 +122,14 @@ local function pattern_at(self, from, pattern, final)
   return at <= #buffer and at or nil
 end
 
+--- The least of the text at `at` in which the pattern matches: what had come when it could be seen.
+local function least(self, at, last, pattern)
+  for stop = at, last do
+    if self.buffer:sub(at, stop):find(pattern.anchored) then return stop end
+  end
+  return last
+end
+
 --- Where the match that begins at `at` ends; nil: none does; UNDECIDED.
 local function match_pattern(self, at, pattern, final)
   local buffer = self.buffer
@@ -134,6 +142,7 @@ local function match_pattern(self, at, pattern, final)
   end
   if not first or last < first then return nil end
   last = at + last - #before - 1
+  if self.eager and not pattern.frontier then last = least(self, at, last, pattern) end
   while (buffer:byte(last + 1) or 0) & 0xC0 == 0x80 do last = last + 1 end
   return last
 end
