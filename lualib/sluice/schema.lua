@@ -35,13 +35,13 @@ end
 --- Checks a value. Returns true, or nil and what is wrong: at most ten faults, one a line, each
 --- beginning with its place as a JSON Pointer ("/items/0/price: expected a number, got null").
 ---@param description string|table  a JSON Schema, or a description of one
----@param value any                 as json.decode gives it
+---@param value any                 as json.decode gives it; an empty table may stand for a list, too
 ---@return true? fits
 ---@return string? faults
 function schema.check(description, value)
   local read, why = compact.read(description)
   if not read then options.raise("sluice.schema.check: " .. why) end
-  local faults = validate.faults(read, value)
+  local faults = validate.faults(read, value, nil, true)
   if #faults == 0 then return true end
   return nil, table.concat(faults, "\n")
 end

@@ -86,11 +86,12 @@ T.test("stream: the turn is there when it was read to its end, not before", func
 end)
 
 T.test("turns at the same time do not see each other, and each is whole", function(t)
+  local c
   local m = scripted { function(_, n)
-    sluice.task.sleep(n == 1 and 0.01 or 0.002)
+    if n == 1 then T.until_(function() return #c.messages == 2 end, 5) end
     return { text = "answer " .. n }
   end }
-  local c = chat(m)
+  c = chat(m)
   sluice.task.all { function() c:say "first" end, function() c:say "second" end }
   t.eq(shown(c.messages), { "user:second", "assistant:answer 2", "user:first", "assistant:answer 1" })
   t.eq(#m.requests[2].messages, 1)

@@ -6,7 +6,7 @@
 -- Understood: literals, ., [classes], \d \w \s and their opposites, \t \n \r, \xHH, \uHHHH, groups,
 -- alternatives, ^ $ \b \B, * + ? {n} {n,} {n,m} and their lazy forms. Characters, not bytes.
 
-local STEPS_MAX = 100000
+local STEPS_MAX = 50000
 local CACHE_MAX = 200
 local REPEAT_MAX = 1000
 
@@ -325,7 +325,8 @@ function regex.matches(pattern, text)
   if not ok then return nil end
   local m = { text = list, steps = 0, depth = 0 }
   local good, result = pcall(function()
-    for at = 1, #list + 1 do
+    local anchored = node.kind == "sequence" and node.list[1] and node.list[1].kind == "start"
+    for at = 1, anchored and 1 or #list + 1 do
       m.depth = 0
       if match(m, node, at, function() return true end) then return true end
     end

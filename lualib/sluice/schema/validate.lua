@@ -23,8 +23,9 @@ local null = json.null
 
 -- Words -------------------------------------------------------------------------------------------
 
-local function is_array(v)
-  return type(v) == "table" and (json.is_array(v) or next(v) == nil)
+--- An empty table of a script's may stand for a list; one that was decoded is marked when it does.
+local function is_array(v, decoded)
+  return type(v) == "table" and (json.is_array(v) or not decoded and next(v) == nil)
 end
 
 local function is_object(v)
@@ -62,7 +63,7 @@ end
 local function equal(a, b, depth)
   if a == b then return true end
   if type(a) ~= "table" or type(b) ~= "table" or (depth or 0) > DEPTH_MAX then return false end
-  if json.is_array(a) ~= json.is_array(b) and next(a) ~= nil then return false end
+  if json.is_array(a) ~= json.is_array(b) then return false end
   for key, value in pairs(a) do
     if not equal(value, b[key], (depth or 0) + 1) then return false end
   end
@@ -108,7 +109,7 @@ end
 
 --- Checks aside: the faults of one branch.
 local function attempt(state, schema, value, path, depth)
-  local branch = { root = state.root, faults = {}, work = state.work }
+  local branch = { root = state.root, faults = {}, work = state.work, decoded = state.decoded }
   check(branch, schema, value, path, depth)
   return not branch.failed, branch.faults
 end
@@ -134,7 +135,7 @@ local function check_type(state, schema, value, path)
   local words = {}
   for i, name in ipairs(types) do
     local is = IS[name]
-    if is and is(value) then return true end
+    if is and is(value, state.decoded) then return true end
     if not is then return true end -- a type of somebody's own: not ours to judge
     words[i] = ARTICLES[name]
   end
@@ -289,7 +290,7 @@ local function check_combined(state, schema, value, path, depth)
       end
     end
   end
-  if type(schema["not"]) == "table" and attempt(state, schema["not"], value, path, depth + 1) then
+  if schema["not"] ~= nil and attempt(state, schema["not"], value, path, depth + 1) then
     fault(state, path, "has the form that is ruled out, got %s", got(value))
   end
 end
@@ -310,7 +311,7 @@ function check(state, schema, value, path, depth)
   if type(value) == "number" then check_number(state, schema, value, path)
   elseif type(value) == "string" then check_string(state, schema, value, path)
   elseif type(value) == "table" then
-    if is_array(value) then check_array(state, schema, value, path, depth) end
+    if is_array(value, state.decoded) then check_array(state, schema, value, path, depth) end
     if is_object(value) then check_object(state, schema, value, path, depth) end
   end
   check_combined(state, schema, value, path, depth)
@@ -322,9 +323,10 @@ local validate = { resolve = resolve }
 ---@param schema table|boolean  a JSON Schema
 ---@param value any             as json.decode gives it
 ---@param root? table           what "#" means in references, when it is not the schema itself
+---@param lenient? boolean      an empty table that is not marked passes for a list as well
 ---@return string[] faults      each "/place: what is wrong"
-function validate.faults(schema, value, root)
-  local state = { root = root or schema, faults = {}, work = { steps = 0 } }
+function validate.faults(schema, value, root, lenient)
+  local state = { root = root or schema, decoded = not lenient, faults = {}, work = { steps = 0 } }
   check(state, schema, value, "", 0)
   if state.work.steps > STEPS_MAX then return { "schema and value are too much work to check" } end
   return state.faults
