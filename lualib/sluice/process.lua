@@ -16,22 +16,18 @@ local core = require "sluice.core.process"
 local secrets = require "sluice.core.secret"
 local errors = require "sluice.errors"
 local options = require "sluice.options"
-local source = require "sluice.token.source"
 local task = require "sluice.task"
+local words = require "sluice.process.words"
 
 local find, sub = string.find, string.sub
 
 local OUTPUT_MAX = 16 << 20  -- bytes of stdout, and of stderr, of a run; PROCESS_OUTPUT_MAX in limits.h
 local LINE_MAX = 16 << 20    -- bytes of one line of a stream
 local STDERR_KEPT = 64 << 10 -- bytes of the end of a stream's stderr
-local SHOWN_MAX = 300        -- bytes of stderr in an error's one line
-
-local function is_text(value) return type(value) == "string" or secrets.is(value) end
 
 local function common(entries)
   entries.cwd = { type = "string", nonempty = true }
-  entries.env = { type = "table", values = { check = function(v) return v == false or is_text(v) end,
-    expected = "a string, a secret or false" } }
+  entries.env = words.ENV
   entries.timeout = { type = "seconds", above = 0 }
   entries.check = { type = "boolean", default = true }
   entries.shell = { type = "boolean", default = false }
@@ -39,14 +35,14 @@ local function common(entries)
 end
 
 local RUN = common {
-  input = { check = is_text, expected = "a string or a secret" },
+  input = words.TEXT,
   output_max = { type = "integer", min = 1, default = OUTPUT_MAX },
   stdout = { type = "string", enum = { "capture", "inherit", "null" }, default = "capture" },
   stderr = { type = "string", enum = { "capture", "inherit", "merge", "null" }, default = "capture" },
 }
 
 local STREAM = common {
-  input = { check = function(v) return v == true or is_text(v) end,
+  input = { check = function(v) return v == true or words.is_text(v) end,
     expected = "a string, a secret, or true for what write() will bring" },
   line_max = { type = "integer", min = 1, default = LINE_MAX },
   stderr = { type = "string", enum = { "capture", "inherit", "merge", "null", "stream" }, default = "capture" },
@@ -58,57 +54,11 @@ local process = {}
 
 -- The command -------------------------------------------------------------------------------------
 
---- The words of the command, and the options without them.
-local function split(where, opts)
-  if type(opts) ~= "table" then
-    options.raise(("%s: expected a table, a program and its arguments first, got %s"):format(where, options.got(opts)))
+local function in_shell(where, argv)
+  if argv[2] then
+    options.raise(("%s: with shell = true there is one string, the shell's; got %d words"):format(where, #argv))
   end
-  local words, rest = {}, {}
-  for key, value in pairs(opts) do
-    if math.type(key) ~= "integer" then rest[key] = value
-    elseif key < 1 or key > #opts then -- what follows a nil would be lost without a word
-      options.raise(("%s: word %d stands behind one that is nil"):format(where, key))
-    end
-  end
-  for i = 1, #opts do
-    local word = opts[i]
-    if secrets.is(word) then
-      options.raise(("%s: word %d is a secret, and every user of the machine can read a command line; hand it over "
-        .. "with env or input"):format(where, i))
-    elseif math.type(word) == "integer" then
-      word = ("%d"):format(word)
-    elseif type(word) ~= "string" then
-      options.raise(("%s: word %d must be a string, got %s"):format(where, i, options.got(word)))
-    end
-    if word:find "\0" then options.raise(("%s: word %d holds a NUL byte"):format(where, i)) end
-    words[i] = word
-  end
-  if not words[1] or words[1] == "" then options.raise(where .. ": the program is missing, expected its name first") end
-  return words, rest
-end
-
-local function in_shell(where, words)
-  if words[2] then
-    options.raise(("%s: with shell = true there is one string, the shell's; got %d words"):format(where, #words))
-  end
-  return { "/bin/sh", "-c", words[1] }
-end
-
-local function current(value)
-  return secrets.is(value) and secrets.current(value) or value
-end
-
-local function current_env(where, env)
-  if not env then return nil end
-  local values = {}
-  for name, value in pairs(env) do
-    if type(name) ~= "string" or not name:find "^[^=\0]+$" then
-      options.raise(("%s: option 'env' must be a table of variables by name, got %s"):format(where,
-        options.got(name)))
-    end
-    values[name] = current(value)
-  end
-  return values
+  return { "/bin/sh", "-c", argv[1] }
 end
 
 local FAILED_START = { missing = "no_program", program = "no_program", folder = "no_folder", pipe = "no_pipe" }
@@ -123,15 +73,36 @@ local function hint(what, program)
   return "install it, or give its whole path; PATH is " .. (os.getenv "PATH" or "not set")
 end
 
-local function spawn(where, words, o, more)
-  more.argv, more.env, more.folder, more.timeout = words, current_env(where, o.env), o.cwd, o.timeout
+local function spawn(where, argv, o, more)
+  more.argv, more.env, more.folder, more.timeout = argv, words.current_env(where, o.env), o.cwd, o.timeout
   more.stdout, more.stderr = STDIO[o.stdout or "capture"], STDIO[o.stderr]
-  if o.input == true then more.stdin = "pipe" else more.input = current(o.input) end
+  if o.input == true then more.stdin = "pipe" else more.input = words.current(o.input) end
   local handle, why, what = core.spawn(more)
   if handle then return handle end
   errors.raise { kind = what == "pipe" and "memory" or "invalid", code = FAILED_START[what], message = why,
-    hint = hint(what, words[1]) }
+    hint = hint(what, argv[1]) }
 end
+
+-- What a command may say, beside its words: [1], [2] …
+
+---@class sluice.process.Command
+---@field [integer] string|integer  the program, looked for in PATH when it has no slash, and its arguments
+---@field cwd? string               where it starts
+---@field env? table<string, string|sluice.Secret|false>  changes to the environment; false removes
+---@field timeout? number           seconds; then its process group gets SIGTERM, and SIGKILL a second later
+---@field check? boolean            true: an exit code but 0, or a signal, raises
+---@field shell? boolean            false; true: one string, for /bin/sh
+
+---@class sluice.process.RunCommand : sluice.process.Command
+---@field input? string|sluice.Secret  all of its stdin; nothing unless given
+---@field output_max? integer       bytes of stdout, and of stderr; default 16 MiB
+---@field stdout? "capture"|"inherit"|"null"          default "capture"
+---@field stderr? "capture"|"inherit"|"merge"|"null"  default "capture"
+
+---@class sluice.process.StreamCommand : sluice.process.Command
+---@field input? string|sluice.Secret|true  true: what write() will bring
+---@field line_max? integer         bytes of one line; default 16 MiB
+---@field stderr? "capture"|"stream"|"inherit"|"merge"|"null"  default "capture": the last 64 KiB
 
 -- Results -----------------------------------------------------------------------------------------
 
@@ -177,15 +148,6 @@ function Result:json()
   errors.raise { kind = "protocol", code = "bad_json", message = "what the program printed is not JSON: " .. value }
 end
 
-local function complaint(stderr)
-  local text = source.words(stderr:sub(-4 * SHOWN_MAX):gsub("^[\x80-\xBF]+", ""), 4 * SHOWN_MAX)
-  if text == "" then return "" end
-  if #text > SHOWN_MAX then -- the last words tell most
-    text = "…" .. text:sub(-SHOWN_MAX):gsub("^[\x80-\xBF]+", "")
-  end
-  return ": " .. text
-end
-
 --- The error that the end of a program is, or nil.
 ---@param job { name: string, options: table }
 ---@param result sluice.process.Result
@@ -195,7 +157,7 @@ local function failure(job, result, how)
   local fields = { elapsed = result.elapsed, result = result }
   if how == "timeout" then
     fields.kind, fields.phase = "timeout", "process"
-    fields.message = ("'%s' did not end within %.14g s%s"):format(name, o.timeout, complaint(result.stderr))
+    fields.message = ("'%s' did not end within %.14g s%s"):format(name, o.timeout, words.complaint(result.stderr))
   elseif how == "overflow" then
     fields.kind, fields.code = "protocol", "too_large"
     fields.message = ("'%s' printed more than %d bytes (option 'output_max')"):format(name, o.output_max)
@@ -204,18 +166,19 @@ local function failure(job, result, how)
   elseif result.signal then
     fields.kind, fields.code = "server", "signal"
     fields.message = ("'%s' was ended by signal %d (%s)%s"):format(name, result.signal,
-      core.signal_name(result.signal), complaint(result.stderr))
+      core.signal_name(result.signal), words.complaint(result.stderr))
   elseif result.code ~= 0 then
     fields.kind, fields.code = "server", "exit"
-    fields.message = ("'%s' exited with %d%s"):format(name, result.code, complaint(result.stderr))
+    fields.message = ("'%s' exited with %d%s"):format(name, result.code, words.complaint(result.stderr))
   else
     return nil
   end
+  result.stderr = secrets.scrub(result.stderr) -- an error may be shown whole
   return errors.new(fields)
 end
 
-local function name_of(words, o)
-  return o.shell and "sh" or words[1]
+local function name_of(argv, o)
+  return o.shell and "sh" or argv[1]
 end
 
 --- Runs a program to its end. `{ "program", "argument", …, option = … }`; no shell sees the words.
@@ -229,17 +192,17 @@ end
 --- "process"; `protocol` with code "too_large" when it prints too much; `invalid` with code "no_program" or
 --- "no_folder" when it cannot be started. All but the last carry the sluice.process.Result as `result`.
 ---@async
----@param command table
+---@param command sluice.process.RunCommand
 ---@return sluice.process.Result
 function process.run(command)
   local where = "sluice.process.run"
-  local words, rest = split(where, command)
+  local argv, rest = words.split(where, command)
   options.check(where, rest, RUN)
   local o = options.fill(rest, RUN)
-  local name = name_of(words, o)
-  if o.shell then words = in_shell(where, words) end
+  local name = name_of(argv, o)
+  if o.shell then argv = in_shell(where, argv) end
   local started = task.now()
-  local handle <close> = spawn(where, words, o, { out_max = o.output_max, err_max = o.output_max })
+  local handle <close> = spawn(where, argv, o, { out_max = o.output_max, err_max = o.output_max })
   local code, signal, how = handle:wait()
   local stdout, stderr = handle:output()
   local result = setmetatable({ code = code, signal = signal, stdout = stdout, stderr = stderr,
@@ -403,7 +366,7 @@ end
 ---@return boolean taken  false: it reads no more
 function Child:write(text)
   check_open(self, "write")
-  if not is_text(text) then
+  if not words.is_text(text) then
     options.raise(("child:write: a string or a secret expected, got %s"):format(options.got(text)))
   elseif self.options.input ~= true then
     options.raise "child:write: start it with input = true to write to it"
@@ -411,7 +374,7 @@ function Child:write(text)
     options.raise "child:write: its input has been closed"
   end
   if self.result then return false end
-  return self.handle:write(current(text))
+  return self.handle:write(words.current(text))
 end
 
 --- Nothing more is written: its stdin ends when it has read what was.
@@ -467,18 +430,18 @@ end
 --- stderr = "capture" (the last 64 KiB)|"stream"|"inherit"|"merge"|"null", line_max (bytes of one line,
 --- 16 MiB). Raises `invalid` when it cannot be started.
 ---@async
----@param command table
+---@param command sluice.process.StreamCommand
 ---@return sluice.process.Child
 function process.stream(command)
   local where = "sluice.process.stream"
-  local words, rest = split(where, command)
+  local argv, rest = words.split(where, command)
   options.check(where, rest, STREAM)
   local o = options.fill(rest, STREAM)
-  local child = { name = name_of(words, o), options = o, out = new_pipe "out", closed = false }
-  if o.shell then words = in_shell(where, words) end
+  local child = { name = name_of(argv, o), options = o, out = new_pipe "out", closed = false }
+  if o.shell then argv = in_shell(where, argv) end
   if o.stderr == "stream" then child.err = new_pipe "err" end
   child.started = task.now()
-  child.handle = spawn(where, words, o, { streams = true, err_tail = o.stderr == "capture", err_max = STDERR_KEPT })
+  child.handle = spawn(where, argv, o, { streams = true, err_tail = o.stderr == "capture", err_max = STDERR_KEPT })
   child.pid = child.handle:pid()
   -- a loop that ran to its end leaves nothing to end, and somebody may still read the rest of stderr
   child.leaving = setmetatable({}, { __close = function() if not child.result then child:close() end end })
