@@ -4,6 +4,7 @@
 --   semaphore  acquire and release, never waiting
 --   token      token:get() of a fresh token
 --   sleepers   KiB of resident memory per sleeping task
+--   trace      what --trace adds to a call of one attempt; trace_otlp: … as spans
 --   wake       a task woken by its timer, 500 taking turns, while `sleepers` others sleep
 
 local sluice = require "sluice"
@@ -49,6 +50,37 @@ function measure.token()
   return cost(args.n, function() token:get() end)
 end
 
+-- A wire that answers at once, so that what is measured is what is above it.
+local ANSWER = { status = function() return 200 end, header = function() end, headers = function() return {} end,
+  limits = function() end, times = function() return 0.01, 0.02 end,
+  answer = function() return "text", "stop", "id", "model", 9, 32, 41, 0, 0 end }
+
+local function instant_model()
+  return sluice.model { provider = "openai", base_url = "http://127.0.0.1/v1", model = "bench", auth = "bench-key",
+    transport = function() return { request = function() return ANSWER end } end }
+end
+
+--- What a trace adds to a call. The file is written as ever; the process may have no more memory for it.
+local function traced(suffix)
+  local model, trace = instant_model(), require "sluice.trace"
+  local function ask() model:ask "x" end
+  local bare = cost(args.n, ask)
+  local path = os.tmpname()
+  os.remove(path)
+  assert(trace.start(path .. suffix))
+  local with = cost(args.n, ask)
+  trace.stop()
+  local file = assert(io.open(path .. suffix, "rb"))
+  local size = file:seek "end"
+  file:close()
+  os.remove(path .. suffix)
+  assert(size > args.n * 100, "not everything was traced")
+  return with - bare
+end
+
+function measure.trace() return traced ".json" end
+function measure.trace_otlp() return traced ".otlp.json" end
+
 --- Calls f while n tasks sleep.
 local function among_sleepers(n, f)
   local result
@@ -88,7 +120,7 @@ function measure.wake()
   end)
 end
 
-if not measure[what] then error("bench: tasks.lua spawn|semaphore|token|sleepers|wake", 0) end
+if not measure[what] then error("bench: tasks.lua spawn|semaphore|token|trace|trace_otlp|sleepers|wake", 0) end
 local value = measure[what]()
 common.report(what, what == "sleepers" and { n = args.n, kib_per_unit = value }
   or { n = args.n, sleepers = args.sleepers, cpu_us_per_unit = value })

@@ -236,32 +236,6 @@ end
 -- Calls: policy/call.lua, model.lua -----------------------------------------------------------------
 -- `run` is a call as policy/call.lua knows it.
 
-local function record_of(run, at)
-  local model, opts = run.model, run.opts
-  if open_count > 0 and at - swept > SWEEP_S then observe.sweep() end
-  local call = { number = opts and opts.call or next_number(), id = run.id, name = model.name,
-    provider = model.opts.provider, model = model.opts.model, base = model.base, streaming = run.streaming or false,
-    max_tokens = run.max_tokens, task = core.current(), chain = opts and opts.chain, began = at,
-    attempt = 0, sent = false, waited = 0 }
-  run.observed = call
-  return call
-end
-
-local function begin(run)
-  local at = core.now()
-  local call = record_of(run, at)
-  observe.on:call_began(call, at)
-  return call
-end
-
---- The record of a call that nobody wanted one of so far.
-local function late_record(run)
-  local sent, waited = run.sent, run.waited or 0
-  local call = record_of(run, (sent or core.now()) - waited)
-  if sent then call.attempt, call.sent, call.waited = run.attempt, sent, waited end
-  return call
-end
-
 --- An attempt is over; `delay` until the next one.
 local function attempt_over(call, at, outcome, what, delay)
   if asking[call.task] == call then asking[call.task] = nil end
@@ -275,19 +249,42 @@ local function call_over(call, at, outcome, what)
   observe.on:call_ended(call, at, outcome, what)
 end
 
-local Call = {}
-Call.__index = Call
-
--- The call is left: what has not been told by `came` was an error.
-function Call:__close(err)
-  local call = self.call
-  if err == nil or call.ended or not observe.on then return end
+local function close_call(call, err)
+  if err == nil or call.ended or not observe.on then return end -- what went well, `came` has told
   local at, outcome = core.now(), errors.is(err, "cancelled") and "cancelled" or "error"
   if call.sent then attempt_over(call, at, outcome, err) end
   call_over(call, at, outcome, err)
 end
 
--- The same of a call without a record, which is its own guard: it is there anyway.
+local classes = setmetatable({}, { __mode = "k" }) -- model -> what the records of its calls have in common
+
+local function class_of(model)
+  local class = { __close = close_call, __index = { name = model.name, provider = model.opts.provider,
+    model = model.opts.model, base = model.base } }
+  classes[model] = class
+  return class
+end
+
+local function record_of(run, at)
+  local model, opts = run.model, run.opts
+  if open_count > 0 and at - swept > SWEEP_S then observe.sweep() end
+  -- one table, its own guard, with room for what is added later: it is made for every call
+  local call = setmetatable({ number = opts and opts.call or next_number(), id = run.id, task = core.current(),
+    streaming = run.streaming or false, max_tokens = run.max_tokens, chain = opts and opts.chain, began = at,
+    attempt = 0, sent = false, waited = 0, ttft = nil, first = nil, ended = nil }, classes[model] or class_of(model))
+  run.observed = call
+  return call
+end
+
+--- The record of a call that nobody wanted one of so far.
+local function late_record(run)
+  local sent, waited = run.sent, run.waited or 0
+  local call = record_of(run, (sent or core.now()) - waited)
+  if sent then call.attempt, call.sent, call.waited = run.attempt, sent, waited end
+  return call
+end
+
+-- A call without a record, which is its own guard: it is there anyway.
 local Light = {}
 function Light.__close(run, err)
   if err == nil or not observe.on then return end
@@ -296,7 +293,7 @@ function Light.__close(run, err)
     if not errors.is(err) then return end
     call = late_record(run)
   end
-  Call.__close({ call = call }, err)
+  close_call(call, err)
 end
 
 --- A call begins. To be closed when it is left.
@@ -304,7 +301,10 @@ end
 ---@return table
 function observe.call(run)
   if not observe.full then return setmetatable(run, Light) end
-  return setmetatable({ call = begin(run) }, Call)
+  local at = core.now()
+  local call = record_of(run, at)
+  observe.on:call_began(call, at)
+  return call
 end
 
 --- A request is sent.

@@ -34,6 +34,7 @@ function trace.start(path)
       core.sleep(FLUSH_S)
       if running == mine then
         observe.sweep()
+        form:tick()
         sink:flush()
       end
     end

@@ -25,6 +25,7 @@
 #define PROCESS_OUTPUT_MAX (16u << 20) /* bytes a program may print; options may change it */
 #define PROCESS_AHEAD_MAX (64u << 10)  /* bytes read ahead of the script, or waiting to be read */
 #define SERVER_WRITE_MAX (1u << 20)    /* bytes waiting for a slow client before the writer waits */
+#define TEXT_MAX (1u << 20)            /* bytes of a trace put together and not yet written */
 #define METRICS_MAX 1000               /* metrics of one registry */
 #define METRICS_NAME_MAX 200           /* bytes of a metric's or a label's name */
 #define METRICS_LABELS_MAX 16          /* labels of a metric */

@@ -66,6 +66,7 @@ void bind_open(lua_State *L) {
       {"sluice.core.file", luaopen_sluice_core_file},
       {"sluice.core.process", luaopen_sluice_core_process},
       {"sluice.core.metrics", luaopen_sluice_core_metrics},
+      {"sluice.core.text", luaopen_sluice_core_text},
       {NULL, NULL},
   };
   static const luaL_Reg globals[] = {

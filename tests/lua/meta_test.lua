@@ -69,6 +69,13 @@ T.test("sluice.core.sync", function(t)
   same(t, "Channel", classes.Channel, methods_of(core.channel(1)))
 end)
 
+T.test("sluice.core.text", function(t)
+  local core = require "sluice.core.text"
+  local module, classes = stub "text"
+  same(t, "text", names_of(module), names_of(core))
+  same(t, "Text", classes.Text, methods_of(core.new()))
+end)
+
 T.test("sluice.core.server", function(t)
   local core = require "sluice.core.server"
   local module, classes = stub "server"

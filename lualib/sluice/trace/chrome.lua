@@ -1,10 +1,11 @@
 --- Traces in the Chrome trace event format, which Perfetto (ui.perfetto.dev) and chrome://tracing open.
 -- Owns: the lanes and the events. An observer (observe.lua).
--- Reading order: enter and leave, then the events.
+-- Reading order: enter and leave, then the events. Pieces go to the file's text one by one, and nothing
+-- is put together in Lua: this is on the path of every attempt.
 --
--- The array form: what a killed run leaves lacks only the closing bracket, which no viewer wants. Calls and
--- chains are pairs of begin and end, so that what was under way at the kill shows; attempts and waits are
--- complete events within them; what takes no time is an instant.
+-- The array form: what a killed run leaves lacks only the closing bracket, which no viewer wants. What takes
+-- time is a complete event, written at its end; but a call or a chain that is under way when the file is
+-- written out, each second, is a pair of begin and end: it shows even if there is no end.
 -- A lane for each task, named after the line that spawned it. Slices of one lane must nest: a task that has
 -- two streams open at once gets a second lane.
 
@@ -17,6 +18,11 @@ local NAMES_MAX = 10000   -- lanes whose names are remembered as written
 local QUOTED_MAX = 1000   -- texts whose JSON is remembered
 local WORDS_MAX = 120     -- bytes of a name or a code
 local BESIDE = 1 << 24    -- from a task's lane to its next
+local LANES_MAX = 10000   -- tasks whose lanes are kept for their next call
+
+local NOTHING = {}
+local ATTEMPTS = {}       -- names, so that none is made for each
+for i = 1, 10 do ATTEMPTS[i] = "attempt " .. i end
 
 ---@class sluice.ChromeTrace
 local Chrome = { __name = "sluice.trace.chrome" }
@@ -40,196 +46,237 @@ local function micros(self, at)
   return ((at - self.started) * 1e6 + 0.5) // 1 | 0
 end
 
---- What failed, as fields of `args`; `{}` for what is no error of sluice.
-local function failure(err)
-  if not errors.is(err) then return ',"kind":"error"' end
-  local text = ',"kind":' .. quote(err.kind)
-  if math.type(err.status) == "integer" then text = ('%s,"status":%d'):format(text, err.status) end
-  if err.code then text = text .. ',"code":' .. quote(err.code) end
-  if err.phase then text = text .. ',"phase":' .. quote(err.phase) end
-  if type(err.retry_after) == "number" and err.retry_after < 1e9 then
-    text = ('%s,"retry_after_ms":%d'):format(text, err.retry_after * 1000 // 1 | 0)
-  end
-  if err.request_id then text = text .. ',"provider_request_id":'
-    .. json.quote(errors.one_line(err.request_id, WORDS_MAX)) end
-  return text
+--- What failed, as fields of `args`.
+local function failure(text, err)
+  if not errors.is(err) then return text:add ',"kind":"error"' end
+  local status, wait, id = math.tointeger(err.status), err.retry_after, err.request_id
+  text:fields(',"kind":', quote(err.kind), "", ',"status":', status, "", ',"code":', err.code and quote(err.code), "",
+    ',"phase":', err.phase and quote(err.phase), "",
+    ',"retry_after_ms":', type(wait) == "number" and wait < 1e9 and wait * 1000 // 1 | 0 or nil, "",
+    ',"provider_request_id":', id and json.quote(errors.one_line(id, WORDS_MAX)), "")
 end
 
-local function count(name, n)
-  return math.type(n) == "integer" and (',"%s":%d'):format(name, n) or ""
+--- What came, as the last fields of `args`.
+local function answer(text, what)
+  local usage, reason, ttft = what.usage or NOTHING, what.finish_reason, what.ttft
+  text:fields(',"input_tokens":', usage.input_tokens, "", ',"output_tokens":', usage.output_tokens, "",
+    ',"cached_tokens":', usage.cached_tokens, "", ',"finish_reason":', reason and (quoted[reason] or quote(reason)), "",
+    ',"ttft_ms":', ttft and ttft * 1000 // 1 | 0, "", "}}", "", "")
 end
 
---- What came, as fields of `args`.
-local function answer(what)
-  local usage, text = what.usage, ""
-  if usage then
-    text = count("input_tokens", usage.input_tokens) .. count("output_tokens", usage.output_tokens)
-    if usage.cached_tokens ~= 0 then text = text .. count("cached_tokens", usage.cached_tokens) end
-  end
-  if what.finish_reason then text = text .. ',"finish_reason":' .. quote(what.finish_reason) end
-  if what.ttft then text = ('%s,"ttft_ms":%d'):format(text, what.ttft * 1000 // 1 | 0) end
-  return text
-end
-
-local function again_in(delay)
-  return delay and (',"again_in_ms":%d'):format(delay * 1000 // 1 | 0) or ""
-end
-
-local function outcome_of(outcome, what)
-  local good = outcome == "ok" or outcome == "abandoned"
-  return ('"outcome":"%s"%s'):format(outcome, good and answer(what) or failure(what))
+local function in_ms(delay)
+  return delay and delay * 1000 // 1 | 0
 end
 
 -- Lanes -----------------------------------------------------------------------------------------------
 
-local function name_lane(self, lane, beside, spawned_at, service)
-  if self.named[lane] then return end
+local function name_lane(self, id, beside)
+  if self.named[id] then return end
   if self.named_count >= NAMES_MAX then self.named, self.named_count = {}, 0 end -- they may be said twice
-  self.named[lane], self.named_count = true, self.named_count + 1
-  local id = lane % BESIDE
-  local name = (id == 1 and "the script" or "task " .. id) .. (spawned_at and ", " .. spawned_at or "")
+  self.named[id], self.named_count = true, self.named_count + 1
+  local task, spawned_at, service = core.current(true)
+  local name = (task == 1 and "the script" or "task " .. task) .. (spawned_at and ", " .. spawned_at or "")
     .. (service and " (service)" or "") .. (beside > 0 and (", beside %d"):format(beside) or "")
-  self.sink:add(('{"name":"thread_name","ph":"M","pid":%d,"tid":%d,"args":{"name":%s}}')
-    :format(self.pid, lane, json.quote(errors.one_line(name, WORDS_MAX))))
-  self.sink:add(('{"name":"thread_sort_index","ph":"M","pid":%d,"tid":%d,"args":{"sort_index":%d}}')
-    :format(self.pid, lane, id * 100 + math.min(beside, 99)))
+  self.text:add(',\n{"ph":"M","name":"thread_name","pid":', self.pid, ',"tid":', id, ',"args":{"name":',
+    json.quote(errors.one_line(name, WORDS_MAX)), "}}")
+  self.text:add(',\n{"ph":"M","name":"thread_sort_index","pid":', self.pid, ',"tid":', id,
+    ',"args":{"sort_index":', task * 100 + math.min(beside, 99), "}}")
+end
+
+--- Tasks that have gone need no lanes; those that are open stay.
+local function forget_lanes(self)
+  local kept, count = {}, 0
+  for task, lanes in pairs(self.lanes) do
+    local busy = false
+    for _, lane in ipairs(lanes) do busy = busy or lane[1] ~= nil end
+    if busy then kept[task], count = lanes, count + 1 end
+  end
+  self.lanes, self.lane_count, self.lanes_max = kept, count, math.max(LANES_MAX, 2 * count)
 end
 
 --- A span begins: finds its lane. The innermost open one there is its chain, or there is none.
 local function enter(self, record)
-  local chain = record.chain
-  local around = chain and chain.task == record.task and chain[self] or nil
   local lanes = self.lanes[record.task]
   if not lanes then
-    lanes = { open = 0 }
-    self.lanes[record.task] = lanes
+    if self.lane_count >= self.lanes_max then forget_lanes(self) end
+    lanes = {}
+    self.lanes[record.task], self.lane_count = lanes, self.lane_count + 1
   end
-  local lane
+  local chain = record.chain
   for i = 1, #lanes do
-    local stack = lanes[i]
-    local top = stack[#stack]
-    if top == nil or top == around and not top.over then lane = stack break end
-  end
-  if not lane then
-    lane = { id = record.task + #lanes * BESIDE }
-    lanes[#lanes + 1] = lane
-    if not self.named[lane.id] then
-      local _, spawned_at, service = core.current(true)
-      name_lane(self, lane.id, #lanes - 1, spawned_at, service)
+    local lane = lanes[i]
+    local depth = #lane
+    if depth == 0 or lane[depth] == chain and not chain.ended then
+      lane[depth + 1], record[self] = record, lane
+      return lane.id
     end
   end
-  local span = { lane = lane, lanes = lanes, over = false }
-  lane[#lane + 1] = span
-  lanes.open = lanes.open + 1
-  record[self] = span
+  local lane = { record, id = record.task + #lanes * BESIDE }
+  lanes[#lanes + 1], record[self] = lane, lane
+  name_lane(self, lane.id, #lanes - 1)
   return lane.id
 end
 
---- A span is over; its end is written when everything inside it is over, too.
-local function leave(self, record, at, args)
-  local span = record[self]
-  if not span or span.over then return end
-  span.over, span.args = true, args
-  local lane, lanes = span.lane, span.lanes
-  local ts = micros(self, at)
-  while lane[#lane] and lane[#lane].over do
-    local top = table.remove(lane)
-    lanes.open = lanes.open - 1
-    self.sink:add(('{"ph":"E","pid":%d,"tid":%d,"ts":%d,"args":{%s}}'):format(self.pid, lane.id, ts, top.args))
+local function write_end(self, lane, ts, record, outcome, what)
+  local text, name, model, id = self.text, record.name, record.model, record.id
+  if self.announced[record] then
+    self.announced[record] = nil
+    text:add(self.ends, lane.id, ',"ts":', ts)
+  else
+    local began = micros(self, record.began)
+    text:add(self.completes, lane.id, ',"ts":', began, ',"dur":', ts - began, ',"name":', quoted[name] or quote(name))
   end
-  if lanes.open == 0 then self.lanes[record.task] = nil end -- a task that has gone needs no memory
+  text:fields(',"args":{"call":', record.number, ',"outcome":"', "", outcome, '"', ',"request_id":"', id, '"',
+    ',"model":', id and (quoted[model] or quote(model)), "", ',"attempts":', record.attempt, "",
+    ',"steps":', record.steps, "", ',"method":', id and (record.streaming and '"stream"' or '"ask"'), "")
+  if outcome == "error" or outcome == "interrupted" then failure(text, what) end
+  text:add "}}"
 end
 
-local function complete(self, record, name, began, at, args)
-  local span = record[self]
-  if not span then return end -- it began before the trace did
+--- Whatever is under way and has not been written yet begins in the file now.
+function Chrome:tick()
+  local announced, text = self.announced, self.text
+  for _, lanes in pairs(self.lanes) do
+    for _, lane in ipairs(lanes) do
+      for _, record in ipairs(lane) do
+        if not announced[record] then
+          announced[record] = true
+          text:add(self.begins, lane.id, ',"ts":', micros(self, record.began), ',"name":', quote(record.name))
+          text:fields(',"args":{"call":', record.number, "", ',"request_id":"', record.id, '"', "}}", "", "")
+          self.sink:done()
+        end
+      end
+    end
+  end
+end
+
+--- A span is over; its end is written when everything inside it is over, too.
+local function leave(self, record, at, outcome, what)
+  local lane = record[self]
+  if not lane then return end
+  local ts, depth = micros(self, at), #lane
+  if lane[depth] ~= record then
+    lane.waiting = lane.waiting or {}
+    lane.waiting[record] = { outcome, what }
+    return
+  end
+  lane[depth] = nil
+  write_end(self, lane, ts, record, outcome, what)
+  while lane.waiting do
+    depth = depth - 1
+    local around = lane[depth]
+    local said = around and lane.waiting[around]
+    if not said then break end
+    lane[depth], lane.waiting[around] = nil, nil
+    if not next(lane.waiting) then lane.waiting = nil end
+    write_end(self, lane, ts, around, said[1], said[2])
+  end
+  self.sink:done()
+end
+
+--- The beginning of a complete event in the lane of `record`; false: that began before the trace did.
+local function complete(self, record, name, began, at)
+  local lane = record[self]
+  if not lane then return false end
   local ts = micros(self, began)
-  self.sink:add(('{"name":%s,"cat":"sluice","ph":"X","pid":%d,"tid":%d,"ts":%d,"dur":%d,"args":{%s}}')
-    :format(quote(name), self.pid, span.lane.id, ts, micros(self, at) - ts, args))
+  self.text:add(self.completes, lane.id, ',"ts":', ts, ',"dur":', micros(self, at) - ts, ',"name":',
+    quoted[name] or quote(name), ',"args":{"call":', record.number)
+  return true
 end
 
-local function instant(self, record, name, at, args)
-  local span = record[self]
-  if not span then return end
-  self.sink:add(('{"name":%s,"cat":"sluice","ph":"i","s":"t","pid":%d,"tid":%d,"ts":%d,"args":{%s}}')
-    :format(quote(name), self.pid, span.lane.id, micros(self, at), args))
+local function instant(self, record, name, at)
+  local lane = record[self]
+  if not lane then return false end
+  self.text:add(self.instants, lane.id, ',"ts":', micros(self, at), ',"name":', quote(name), ',"args":{"call":',
+    record.number)
+  return true
 end
 
 -- Calls -----------------------------------------------------------------------------------------------
 
-function Chrome:call_began(call, at)
-  local lane = enter(self, call)
-  self.sink:add(('{"name":%s,"cat":"call","ph":"B","pid":%d,"tid":%d,"ts":%d,'
-    .. '"args":{"call":%d,"request_id":"%s","model":%s,"method":"%s"}}'):format(quote(call.name), self.pid, lane,
-      micros(self, at), call.number, call.id, quote(call.model), call.streaming and "stream" or "ask"))
-end
+function Chrome:call_began(call) enter(self, call) end
 
 function Chrome:waited(call, at, what, began, err)
-  complete(self, call, "wait: " .. what, began, at, ('"request_id":"%s"%s'):format(call.id, err and failure(err) or ""))
+  if not complete(self, call, "wait: " .. what, began, at) then return end
+  self.text:add(',"request_id":"', call.id, '"')
+  if err ~= nil then failure(self.text, err) end
+  self.text:add "}}"
 end
 
 function Chrome:content(call, at)
-  instant(self, call, "first content", at, ('"request_id":"%s"'):format(call.id))
+  if instant(self, call, "first content", at) then self.text:add(',"request_id":"', call.id, '"}}') end
 end
 
 function Chrome:attempt_ended(call, at, outcome, what, delay)
-  complete(self, call, "attempt " .. call.attempt, call.sent, at, ('"request_id":"%s","attempt":%d,%s%s'):format(
-    call.id, call.attempt, outcome_of(outcome, what), again_in(delay)))
+  local n = call.attempt
+  if not complete(self, call, ATTEMPTS[n] or "attempt " .. n, call.sent, at) then return end
+  local text = self.text
+  text:add(',"request_id":"', call.id, '","attempt":', n, ',"outcome":"', outcome, '"')
+  if outcome == "ok" or outcome == "abandoned" then return answer(text, what) end
+  failure(text, what)
+  text:fields(',"again_in_ms":', in_ms(delay), "")
+  text:add "}}"
 end
 
 function Chrome:refused(call, at, err, delay)
-  instant(self, call, "refused: " .. (errors.is(err) and err.kind or "error"), at, ('"request_id":"%s"%s%s')
-    :format(call.id, failure(err), again_in(delay)))
+  if not instant(self, call, "refused: " .. (errors.is(err) and err.kind or "error"), at) then return end
+  self.text:add(',"request_id":"', call.id, '"')
+  failure(self.text, err)
+  self.text:fields(',"again_in_ms":', in_ms(delay), "")
+  self.text:add "}}"
 end
 
 function Chrome:call_ended(call, at, outcome, what)
-  leave(self, call, at, ('"request_id":"%s","attempts":%d,%s'):format(call.id, call.attempt, outcome_of(outcome, what)))
+  leave(self, call, at, outcome, what)
 end
 
 -- Chains ----------------------------------------------------------------------------------------------
 
-function Chrome:chain_began(chain, at)
-  local lane = enter(self, chain)
-  self.sink:add(('{"name":%s,"cat":"chain","ph":"B","pid":%d,"tid":%d,"ts":%d,"args":{"call":%d,"steps":%d}}')
-    :format(quote(chain.name), self.pid, lane, micros(self, at), chain.number, chain.steps))
-end
+function Chrome:chain_began(chain) enter(self, chain) end
 
 function Chrome:chain_moved(chain, at, from, to, why, how)
-  instant(self, chain, (how == "slow" and "hedge: " or "moves on: ") .. to.name, at,
-    ('"from":%s,"to":%s,"how":"%s","why":%s'):format(quote(from.name), quote(to.name), how, quote(why.kind)))
+  if not instant(self, chain, (how == "slow" and "hedge: " or "moves on: ") .. to.name, at) then return end
+  self.text:add(',"from":', quote(from.name), ',"to":', quote(to.name), ',"how":"', how, '","why":', quote(why.kind),
+    "}}")
 end
 
 function Chrome:chain_stopped(chain, at, s, winner)
-  instant(self, chain, "cancelled: " .. s.name, at, ('"step":%s%s'):format(quote(s.name),
-    winner and ',"winner":' .. quote(winner.name) or ""))
+  if not instant(self, chain, "cancelled: " .. s.name, at) then return end
+  self.text:fields(',"step":', quote(s.name), "", ',"winner":', winner and quote(winner.name), "")
+  self.text:add "}}"
 end
 
 function Chrome:chain_answered(chain, at, s, why)
-  instant(self, chain, "answers: " .. s.name, at, ('"step":%s,"why":%s'):format(quote(s.name), quote(why.kind)))
+  if not instant(self, chain, "answers: " .. s.name, at) then return end
+  self.text:add(',"step":', quote(s.name), ',"why":', quote(why.kind), "}}")
 end
 
 function Chrome:chain_rescued(chain, at, err)
-  instant(self, chain, "rescued", at, failure(err):sub(2))
+  if not instant(self, chain, "rescued", at) then return end
+  failure(self.text, err)
+  self.text:add "}}"
 end
 
 function Chrome:chain_ended(chain, at, outcome, err)
-  leave(self, chain, at, ('"outcome":"%s"%s'):format(outcome, err and failure(err) or ""))
+  leave(self, chain, at, outcome, err)
 end
 
 -- The rest --------------------------------------------------------------------------------------------
 
 function Chrome:token_refreshed(name, at, outcome, seconds)
-  local task, spawned_at, service = core.current(true)
-  name_lane(self, task, 0, spawned_at, service)
-  local ts = micros(self, at - seconds)
-  self.sink:add(('{"name":%s,"cat":"token","ph":"X","pid":%d,"tid":%d,"ts":%d,"dur":%d,"args":{"outcome":"%s"}}')
-    :format(quote("token refresh: " .. name), self.pid, task, ts, micros(self, at) - ts, outcome))
+  local task, ts = core.current(), micros(self, at - seconds)
+  name_lane(self, task, 0)
+  self.text:add(',\n{"ph":"X","cat":"token","pid":', self.pid, ',"tid":', task, ',"ts":', ts, ',"dur":',
+    micros(self, at) - ts, ',"name":', quote("token refresh: " .. name), ',"args":{"outcome":"', outcome, '"}}')
+  self.sink:done()
 end
 
 function Chrome:breaker_changed(breaker, at, before, after, why)
-  self.sink:add(('{"name":%s,"cat":"breaker","ph":"i","s":"g","pid":%d,"tid":%d,"ts":%d,"args":{"before":"%s"%s}}')
-    :format(quote(("breaker %s: %s"):format(breaker.name, after)), self.pid, (core.current()), micros(self, at), before,
-      why and ',"why":' .. quote(why) or ""))
+  self.text:add(',\n{"ph":"i","s":"g","cat":"breaker","pid":', self.pid, ',"tid":', core.current(), ',"ts":',
+    micros(self, at), ',"name":', quote(("breaker %s: %s"):format(breaker.name, after)), ',"args":{"before":"', before,
+    '"')
+  self.text:fields(',"why":', why and quote(why), "")
+  self.text:add "}}"
 end
 
 --- What is still open ends with the trace.
@@ -237,10 +284,7 @@ function Chrome:finish()
   local ts = micros(self, core.now())
   for _, lanes in pairs(self.lanes) do
     for _, lane in ipairs(lanes) do
-      for i = #lane, 1, -1 do
-        self.sink:add(('{"ph":"E","pid":%d,"tid":%d,"ts":%d,"args":{%s}}'):format(self.pid, lane.id, ts,
-          lane[i].args or '"outcome":"open"'))
-      end
+      for i = #lane, 1, -1 do write_end(self, lane, ts, lane[i], "open") end
     end
   end
 end
@@ -248,15 +292,19 @@ end
 ---@param sink sluice.TraceSink
 ---@return sluice.ChromeTrace
 function Chrome.new(sink)
-  local self = setmetatable({ sink = sink, pid = sys.pid(), started = core.now(), lanes = {}, named = {},
-    named_count = 0 }, Chrome)
-  sink:form("[\n", ",\n", "\n]\n", true)
-  sink:add(('{"name":"process_name","ph":"M","pid":%d,"tid":0,"args":{"name":"sluice %s"}}')
-    :format(self.pid, sys.version))
-  local wall = sys.wall()
-  sink:add(('{"name":"trace began","cat":"sluice","ph":"i","s":"g","pid":%d,"tid":%d,"ts":0,'
-    .. '"args":{"time":"%s.%03dZ"}}'):format(self.pid, core.current(), os.date("!%Y-%m-%dT%H:%M:%S", wall // 1 | 0),
-      (wall % 1) * 1000 // 1 | 0))
+  local pid, wall = sys.pid(), sys.wall()
+  local self = setmetatable({ sink = sink, text = sink.text, pid = pid, started = core.now(), announced = {},
+    lanes = {}, lane_count = 0, lanes_max = LANES_MAX, named = {}, named_count = 0,
+    begins = (',\n{"ph":"B","cat":"sluice","pid":%d,"tid":'):format(pid),
+    ends = (',\n{"ph":"E","pid":%d,"tid":'):format(pid),
+    completes = (',\n{"ph":"X","cat":"sluice","pid":%d,"tid":'):format(pid),
+    instants = (',\n{"ph":"i","s":"t","cat":"sluice","pid":%d,"tid":'):format(pid) }, Chrome)
+  sink.last = "\n]\n"
+  sink.text:add('[\n{"ph":"M","name":"process_name","pid":', pid, ',"tid":0,"args":{"name":"sluice ', sys.version,
+    '"}}')
+  sink.text:add(',\n{"ph":"i","s":"g","cat":"sluice","pid":', pid, ',"tid":', core.current(), ',"ts":0,'
+    .. '"name":"trace began","args":{"time":"', os.date("!%Y-%m-%dT%H:%M:%S", wall // 1 | 0),
+    (".%03dZ"):format((wall % 1) * 1000 // 1 | 0), '"}}')
   return self
 end
 

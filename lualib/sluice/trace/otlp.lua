@@ -11,10 +11,13 @@ local json = require "sluice.json"
 local sys = require "sluice.core.sys"
 
 local INTERNAL, CLIENT = 1, 3   -- SpanKind
-local STATUS_ERROR = 2          -- StatusCode
 local EVENTS_MAX = 64           -- of one chain
 local QUOTED_MAX = 1000         -- texts whose JSON is remembered
+local ID_MIN, ID_MAX = 10000000, 99999999 -- eight digits
 local WORDS_MAX = 120           -- bytes of a name or a code
+
+local ATTEMPTS = {}             -- names, so that none is made for each
+for i = 1, 10 do ATTEMPTS[i] = "attempt " .. i end
 
 ---@class sluice.OtlpTrace
 local Otlp = { __name = "sluice.trace.otlp" }
@@ -33,107 +36,110 @@ local function quote(text)
   return known
 end
 
-local function text_of(key, value)
-  return ('{"key":"%s","value":{"stringValue":%s}}'):format(key, quote(value))
+-- Attributes: what stands before and behind a value. 64-bit integers are strings in the JSON of Protocol
+-- Buffers.
+local function text_key(key) return ('{"key":"%s","value":{"stringValue":'):format(key) end
+local function integer_key(key) return ('{"key":"%s","value":{"intValue":"'):format(key) end
+local TEXT_END, INTEGER_END = "}},", '"}},'
+
+local function text_of(key, value) return text_key(key) .. quote(value) .. TEXT_END end
+local function integer_of(key, value) return integer_key(key) .. value .. INTEGER_END end
+
+local CHAT = {} -- model -> "chat model"
+local function chat(model)
+  CHAT[model] = "chat " .. model
+  return CHAT[model]
 end
 
--- 64-bit integers are strings in the JSON of Protocol Buffers
-local function integer_of(key, value)
-  return ('{"key":"%s","value":{"intValue":"%d"}}'):format(key, value)
-end
-
-local function double_of(key, value)
-  local text = ("%.6f"):format(value):gsub(",", ".") -- whatever the locale says
-  return ('{"key":"%s","value":{"doubleValue":%s}}'):format(key, text)
-end
+local KEY = {}
+for name, key in pairs { outcome = "sluice.outcome", kind = "error.type", code = "sluice.error.code",
+  phase = "sluice.error.phase", wait = "sluice.wait", id = "sluice.request_id", model = "gen_ai.response.model",
+  response = "gen_ai.response.id" } do KEY[name] = text_key(key) end
+for name, key in pairs { status = "http.response.status_code", input = "gen_ai.usage.input_tokens",
+  output = "gen_ai.usage.output_tokens", cached = "gen_ai.usage.cache_read.input_tokens", attempt = "sluice.attempt",
+  attempts = "sluice.attempts", resend = "http.request.resend_count", task = "thread.id", steps = "sluice.steps",
+  max_tokens = "gen_ai.request.max_tokens" } do KEY[name] = integer_key(key) end
+local REASON = '{"key":"gen_ai.response.finish_reasons","value":{"arrayValue":{"values":[{"stringValue":'
+local TTFT = '{"key":"sluice.time_to_first_token","value":{"doubleValue":'
+local STREAMING = '{"key":"gen_ai.request.stream","value":{"boolValue":true}},'
+local NOTHING = {}
 
 --- Nanoseconds since 1970.
 local function nanos(self, at)
   return self.epoch + (((at - self.started) * 1e6 + 0.5) // 1 | 0) * 1000
 end
 
-local function add_failure(list, err)
-  local n = #list
+--- Attributes of a failure; returns its kind.
+local function failure(text, err)
   if not errors.is(err) then
-    list[n + 1] = text_of("error.type", "_OTHER")
+    text:add(KEY.kind, '"_OTHER"', TEXT_END)
     return "error"
   end
-  list[n + 1] = text_of("error.type", err.kind)
-  if math.type(err.status) == "integer" then list[#list + 1] = integer_of("http.response.status_code", err.status) end
-  if err.code then list[#list + 1] = text_of("sluice.error.code", err.code) end
-  if err.phase then list[#list + 1] = text_of("sluice.error.phase", err.phase) end
+  text:fields(KEY.kind, quote(err.kind), TEXT_END, KEY.status, math.tointeger(err.status), INTEGER_END,
+    KEY.code, err.code and quote(err.code), TEXT_END, KEY.phase, err.phase and quote(err.phase), TEXT_END)
   return err.kind
 end
 
-local function add_answer(list, what)
-  local n, usage, ttft = #list, what.usage, what.ttft
-  local function add(text)
-    n = n + 1
-    list[n] = text
-  end
-  if what.model then add(text_of("gen_ai.response.model", what.model)) end
-  if what.id then
-    add(('{"key":"gen_ai.response.id","value":{"stringValue":%s}}')
-      :format(json.quote(errors.one_line(what.id, WORDS_MAX))))
-  end
-  if what.finish_reason then
-    add(('{"key":"gen_ai.response.finish_reasons","value":{"arrayValue":{"values":[{"stringValue":%s}]}}}')
-      :format(quote(what.finish_reason)))
-  end
-  if usage then
-    if usage.input_tokens then add(integer_of("gen_ai.usage.input_tokens", usage.input_tokens)) end
-    if usage.output_tokens then add(integer_of("gen_ai.usage.output_tokens", usage.output_tokens)) end
-    if (usage.cached_tokens or 0) > 0 then
-      add(integer_of("gen_ai.usage.cache_read.input_tokens", usage.cached_tokens))
-    end
-  end
-  if ttft then add(double_of("sluice.time_to_first_token", ttft)) end
-end
-
 --- Attributes of an outcome; returns what failed, or nil.
-local function add_outcome(list, outcome, what)
-  list[#list + 1] = text_of("sluice.outcome", outcome)
-  if outcome == "ok" or outcome == "abandoned" then add_answer(list, what) return nil end
-  local kind = add_failure(list, what)
-  return outcome ~= "cancelled" and kind or nil -- who cancels knows why: no fault of this span's
+local function result(text, outcome, what)
+  text:add(KEY.outcome, '"', outcome, '"', TEXT_END)
+  if outcome ~= "ok" and outcome ~= "abandoned" then
+    local kind = failure(text, what)
+    return outcome ~= "cancelled" and kind or nil -- who cancels knows why: no fault of this span's
+  end
+  local usage, reason, ttft, model, id = what.usage or NOTHING, what.finish_reason, what.ttft, what.model, what.id
+  local cached = usage.cached_tokens
+  text:fields(KEY.model, model and (quoted[model] or quote(model)), TEXT_END,
+    KEY.response, id and json.quote(#id > WORDS_MAX and errors.one_line(id, WORDS_MAX) or id), TEXT_END,
+    REASON, reason and (quoted[reason] or quote(reason)), "}]}}},",
+    KEY.input, usage.input_tokens, INTEGER_END, KEY.output, usage.output_tokens, INTEGER_END,
+    KEY.cached, cached ~= 0 and cached or nil, INTEGER_END, TTFT, ttft and ttft * 1e6 // 1 | 0, "e-6}},")
 end
 
 -- Spans -----------------------------------------------------------------------------------------------
 
+-- An id is 16 digits: half of them of this run, half counted, decimal ones at that: they are never made into
+-- a string of their own. A trace has the number of its first span.
 local function new_id(self)
-  self.last = self.last + 1
-  return ("%08x%08x"):format(self.base, self.last & 0xFFFFFFFF)
+  local n = self.last + 1
+  if n > ID_MAX then n = ID_MIN end
+  self.last = n
+  return n
 end
 
-local function write(self, span, name, kind, began, at, attributes, failed, events)
-  local parent = span.parent and (',"parentSpanId":"%s"'):format(span.parent) or ""
-  self.sink:add(('{"traceId":"%s","spanId":"%s"%s,"name":%s,"kind":%d,"startTimeUnixNano":"%d","endTimeUnixNano":"%d",'
-    .. '"attributes":[%s]%s%s}'):format(span.trace, span.id, parent, quote(name), kind, nanos(self, began),
-      nanos(self, at), table.concat(attributes, ","),
-      events and ',"events":[' .. table.concat(events, ",") .. "]" or "",
-      failed and (',"status":{"code":%d,"message":%s}'):format(STATUS_ERROR, quote(failed)) or ""))
+--- Begins to write a span, up to its attributes.
+local function begin(self, trace, id, parent, name, kind, began, at)
+  local text = self.text
+  local base = self.base
+  text:fields(#text == 0 and '{"traceId":"' or ',{"traceId":"', self.run, base, trace, '","spanId":"', base, "", id, "",
+    '","parentSpanId":"', parent and base, parent)
+  text:add('","name":', quoted[name] or quote(name), ',"kind":', kind, ',"startTimeUnixNano":"', nanos(self, began),
+    '","endTimeUnixNano":"', nanos(self, at), '","attributes":[')
+  return text
+end
+
+--- … and ends it: with the thread, so that no attribute is followed by a comma and nothing.
+local function finish(self, record, events, failed)
+  local text = self.text
+  text:add(KEY.task, record.task, '"}}]')
+  if events then text:add(',"events":[', table.concat(events, ","), "]") end
+  if failed then text:add(',"status":{"code":2,"message":', quote(failed), "}}") else text:add "}" end
+  self.sink:done()
 end
 
 local function event(self, at, name, attributes)
-  return ('{"timeUnixNano":"%d","name":"%s","attributes":[%s]}'):format(nanos(self, at), name, attributes or "")
+  return ('{"timeUnixNano":"%d","name":"%s","attributes":[%s]}'):format(nanos(self, at), name,
+    attributes and attributes:gsub(",$", "") or "")
 end
 
 --- The span of a call or a chain: a child of its chain's, or the first of a trace.
 local function open(self, record)
   local around = record.chain and record.chain[self]
   local id = new_id(self)
-  local span = { id = id, trace = around and around.trace or self.run .. id, parent = around and around.id }
+  local span = { id = id, trace = around and around.trace or id, parent = around and around.id, events = nil,
+    content = nil }
   record[self] = span
   return span
-end
-
-local function child(self, span)
-  return { id = new_id(self), trace = span.trace, parent = span.id }
-end
-
--- Not quoted: ids are new each time, and would push out of memory what comes again.
-local function id_of(call)
-  return ('{"key":"sluice.request_id","value":{"stringValue":"%s"}}'):format(call.id)
 end
 
 -- Calls -----------------------------------------------------------------------------------------------
@@ -145,71 +151,65 @@ end
 function Otlp:waited(call, at, what, began, err)
   local span = call[self]
   if not span then return end
-  local attributes = { text_of("sluice.wait", what) }
-  local failed = err and add_failure(attributes, err)
-  write(self, child(self, span), "wait " .. what, INTERNAL, began, at, attributes, failed)
+  local text = begin(self, span.trace, new_id(self), span.id, "wait " .. what, INTERNAL, began, at)
+  text:add(KEY.wait, quote(what), TEXT_END)
+  finish(self, call, nil, err ~= nil and failure(text, err))
 end
 
 function Otlp:content(call, at)
   local span = call[self]
-  if span then span.content = event(self, at, "first content") end
+  if span then span.content = { event(self, at, "first content") } end
 end
 
 function Otlp:attempt_ended(call, at, outcome, what)
-  local span = call[self]
+  local span, n = call[self], call.attempt
   if not span then return end
-  local attributes = { integer_of("sluice.attempt", call.attempt), id_of(call) }
-  if call.attempt > 1 then attributes[3] = integer_of("http.request.resend_count", call.attempt - 1) end
-  local failed = add_outcome(attributes, outcome, what)
-  local content = span.content
+  local name = ATTEMPTS[n] or "attempt " .. n
+  local text = begin(self, span.trace, new_id(self), span.id, name, CLIENT, call.sent, at)
+  text:add(KEY.id, '"', call.id, '"}},', KEY.attempt, n, INTEGER_END)
+  if n > 1 then text:add(KEY.resend, n - 1, INTEGER_END) end
+  local failed, content = result(text, outcome, what), span.content
   span.content = nil
-  write(self, child(self, span), "attempt " .. call.attempt, CLIENT, call.sent, at, attributes, failed,
-    content and { content })
+  finish(self, call, content, failed)
 end
 
 function Otlp:refused(call, at, err)
   local span = call[self]
   if not span then return end
-  local attributes = {}
-  add_failure(attributes, err)
   local events = span.events or {}
   span.events = events
-  if #events < EVENTS_MAX then events[#events + 1] = event(self, at, "refused", table.concat(attributes, ",")) end
+  if #events < EVENTS_MAX then
+    events[#events + 1] = event(self, at, "refused", text_of("error.type", errors.is(err) and err.kind or "_OTHER"))
+  end
 end
 
---- "host" and port of a base_url, without what else may stand in it.
-local function address(self, base)
-  local known = self.addresses[base]
+--- Attributes of what all calls of a model have in common.
+local function about(self, call)
+  local of_base = self.models[call.base] or {}
+  local known = of_base[call.name]
   if known then return known end
-  local scheme, authority = base:match "^(%a[%w+.-]*)://([^/?#]*)"
-  local list = {}
-  if authority then
+  known = text_of("gen_ai.operation.name", "chat") .. text_of("gen_ai.provider.name", call.provider)
+    .. text_of("gen_ai.request.model", call.model)
+  local scheme, authority = call.base:match "^(%a[%w+.-]*)://([^/?#]*)"
+  if authority then -- host and port, without what else may stand there
     authority = authority:gsub("^.*@", "")
     local host, port = authority:match "^(.-):(%d+)$"
     if not host then host, port = authority, scheme == "http" and "80" or "443" end
     host = host:gsub("^%[(.*)%]$", "%1")
-    list = { text_of("server.address", host), integer_of("server.port", math.tointeger(port)) }
+    known = known .. text_of("server.address", host) .. integer_of("server.port", port)
   end
-  self.addresses[base] = list -- as many as there are models
-  return list
+  self.models[call.base], of_base[call.name] = of_base, known -- as many as there are models
+  return known
 end
 
 function Otlp:call_ended(call, at, outcome, what)
   local span = call[self]
   if not span then return end
-  local attributes = { text_of("gen_ai.operation.name", "chat"), text_of("gen_ai.provider.name", call.provider),
-    text_of("gen_ai.request.model", call.model), id_of(call),
-    integer_of("sluice.attempts", call.attempt), integer_of("thread.id", call.task) }
-  if call.streaming then
-    attributes[#attributes + 1] = '{"key":"gen_ai.request.stream","value":{"boolValue":true}}'
-  end
-  if call.max_tokens then attributes[#attributes + 1] = integer_of("gen_ai.request.max_tokens", call.max_tokens) end
-  if call.base then
-    local list = address(self, call.base)
-    table.move(list, 1, #list, #attributes + 1, attributes)
-  end
-  local failed = add_outcome(attributes, outcome, what)
-  write(self, span, "chat " .. call.model, CLIENT, call.began, at, attributes, failed, span.events)
+  local name = CHAT[call.model] or chat(call.model)
+  local text = begin(self, span.trace, span.id, span.parent, name, CLIENT, call.began, at)
+  text:add(about(self, call), KEY.id, '"', call.id, '"}},', KEY.attempts, call.attempt, INTEGER_END)
+  text:fields(KEY.max_tokens, call.max_tokens, INTEGER_END, STREAMING, call.streaming and "" or nil, "")
+  finish(self, call, span.events, result(text, outcome, what))
 end
 
 -- Chains ----------------------------------------------------------------------------------------------
@@ -218,18 +218,15 @@ function Otlp:chain_began(chain)
   open(self, chain).events = {}
 end
 
-local function chain_event(self, chain, at, name, ...)
+local function chain_event(self, chain, at, name, attributes)
   local span = chain[self]
-  if not span then return end
-  local events = span.events
-  if events and #events < EVENTS_MAX then
-    events[#events + 1] = event(self, at, name, table.concat({ ... }, ","))
-  end
+  local events = span and span.events
+  if events and #events < EVENTS_MAX then events[#events + 1] = event(self, at, name, attributes) end
 end
 
 function Otlp:chain_moved(chain, at, from, to, why, how)
-  chain_event(self, chain, at, how == "slow" and "hedge" or "moves on", text_of("sluice.from", from.name),
-    text_of("sluice.to", to.name), text_of("sluice.how", how), text_of("sluice.why", why.kind))
+  chain_event(self, chain, at, how == "slow" and "hedge" or "moves on", text_of("sluice.from", from.name)
+    .. text_of("sluice.to", to.name) .. text_of("sluice.how", how) .. text_of("sluice.why", why.kind))
 end
 
 function Otlp:chain_stopped(chain, at, s)
@@ -237,25 +234,24 @@ function Otlp:chain_stopped(chain, at, s)
 end
 
 function Otlp:chain_answered(chain, at, s, why)
-  chain_event(self, chain, at, "answers", text_of("sluice.step", s.name), text_of("sluice.why", why.kind))
+  chain_event(self, chain, at, "answers", text_of("sluice.step", s.name) .. text_of("sluice.why", why.kind))
 end
 
 --- Comes after the chain's span was written: a span of no length, in its trace.
 function Otlp:chain_rescued(chain, at, err)
   local span = chain[self]
   if not span then return end
-  local attributes = {}
-  add_failure(attributes, err)
-  write(self, child(self, span), "rescued", INTERNAL, at, at, attributes)
+  failure(begin(self, span.trace, new_id(self), span.id, "rescued", INTERNAL, at, at), err)
+  finish(self, chain)
 end
 
 function Otlp:chain_ended(chain, at, outcome, err)
   local span = chain[self]
   if not span then return end
-  local attributes = { text_of("sluice.outcome", outcome), integer_of("sluice.steps", chain.steps),
-    integer_of("thread.id", chain.task) }
-  local kind = err and add_failure(attributes, err)
-  write(self, span, chain.name, INTERNAL, chain.began, at, attributes, outcome == "error" and kind, span.events)
+  local text = begin(self, span.trace, span.id, span.parent, chain.name, INTERNAL, chain.began, at)
+  text:add(KEY.outcome, '"', outcome, '"', TEXT_END, KEY.steps, chain.steps, INTEGER_END)
+  local kind = err ~= nil and failure(text, err)
+  finish(self, chain, span.events, outcome == "error" and kind)
   span.events = nil
 end
 
@@ -263,27 +259,29 @@ end
 
 local function alone(self, name, began, at, attributes, failed)
   local id = new_id(self)
-  write(self, { id = id, trace = self.run .. id }, name, INTERNAL, began, at, attributes, failed)
+  begin(self, id, id, nil, name, INTERNAL, began, at):add(attributes)
+  finish(self, { task = core.current() }, nil, failed)
 end
 
 function Otlp:token_refreshed(name, at, outcome, seconds)
-  alone(self, "token refresh", at - seconds, at, { text_of("sluice.token", name), text_of("sluice.outcome", outcome) },
+  alone(self, "token refresh", at - seconds, at, text_of("sluice.token", name) .. text_of("sluice.outcome", outcome),
     outcome == "error" and "auth")
 end
 
 function Otlp:breaker_changed(breaker, at, before, after)
-  alone(self, "breaker " .. after, at, at, { text_of("sluice.breaker", breaker.name), text_of("sluice.before", before),
-    text_of("sluice.after", after) })
+  alone(self, "breaker " .. after, at, at, text_of("sluice.breaker", breaker.name) .. text_of("sluice.before", before)
+    .. text_of("sluice.after", after))
 end
 
 --- What has not ended is not written: a span has an end.
 function Otlp.finish() end
+Otlp.tick = Otlp.finish
 
 --- Random bits that leave the seed of the script's own chance alone.
 local function random_bits()
   local file <close> = io.open("/dev/urandom", "rb")
   local bytes = file and file:read(16)
-  if bytes and #bytes == 16 then return string.unpack("<I8I4", bytes) end
+  if bytes and #bytes == 16 then return string.unpack("<i8I4", bytes) end
   return (sys.wall() * 1e6) // 1 | 0, sys.pid() * 2654435761 & 0xFFFFFFFF
 end
 
@@ -291,14 +289,17 @@ end
 ---@return sluice.OtlpTrace
 function Otlp.new(sink)
   local run, base = random_bits()
-  local self = setmetatable({ sink = sink, started = core.now(), epoch = (sys.wall() * 1e6 // 1 | 0) * 1000,
-    run = ("%016x"):format(run), base = base, last = 0, addresses = {} }, Otlp)
+  local self = setmetatable({ sink = sink, text = sink.text, started = core.now(),
+    epoch = (sys.wall() * 1e6 // 1 | 0) * 1000, run = ("%016x"):format(run), base = ("%08x"):format(base),
+    last = ID_MIN,
+    models = {} }, Otlp)
   local service = sys.env "OTEL_SERVICE_NAME"
-  local resource = table.concat({ text_of("service.name", service and service ~= "" and service or "sluice"),
-    text_of("service.version", sys.version), integer_of("process.pid", sys.pid()),
-    text_of("telemetry.sdk.language", "lua"), text_of("telemetry.sdk.name", "sluice") }, ",")
-  sink:form(('{"resourceSpans":[{"resource":{"attributes":[%s]},"scopeSpans":[{"scope":{"name":"sluice","version":%s},'
-    .. '"spans":['):format(resource, quote(sys.version)), ",", "]}]}]}\n")
+  local resource = text_of("service.name", service and service ~= "" and service or "sluice")
+    .. text_of("service.version", sys.version) .. text_of("telemetry.sdk.name", "sluice")
+    .. text_of("telemetry.sdk.language", "lua") .. integer_of("process.pid", sys.pid())
+  sink.head = ('{"resourceSpans":[{"resource":{"attributes":[%s]},"scopeSpans":[{"scope":{"name":"sluice",'
+    .. '"version":%s},"spans":['):format(resource:sub(1, -2), quote(sys.version))
+  sink.tail = "]}]}]}\n"
   return self
 end
 

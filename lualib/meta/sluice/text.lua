@@ -1,0 +1,27 @@
+---@meta sluice.core.text
+
+-- What runtime/bind/text.c defines, for what writes much text (traces).
+
+---@class sluice.core.text
+local text = {}
+
+---@return sluice.core.Text
+function text.new() end
+
+--- Text that is put together piece by piece; `#` is its bytes, 1 MiB at most.
+---@class sluice.core.Text
+local Text = {}
+
+--- Appends strings and integers. Raises when they do not go in, and has appended none of them then.
+---@param ... string|integer
+function Text:add(...) end
+
+--- Appends `before`, `value`, `after`, for each three of them whose value is not nil.
+---@param ... string|integer|nil
+function Text:fields(...) end
+
+--- All of it; what is left is empty.
+---@return string
+function Text:take() end
+
+return text
