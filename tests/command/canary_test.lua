@@ -53,13 +53,21 @@ local function search(t, where, text)
   t.ok(true)
 end
 
-local function run(t, options)
+-- One that is free now.
+local function free_port()
+  return C.run({ C.sluice, "run", "-e", [[
+    local server <close> = require "sluice".server.listen { handler = print }
+    io.write(server.port)]] }).stdout
+end
+
+local function run(t, options, port)
   local folder = T.tmpdir()
   local argv = { C.sluice, "run" }
   for _, word in ipairs(options) do argv[#argv + 1] = word end
   argv[#argv + 1] = FIXTURE
   local r = C.run(argv, { timeout = T.slow and 150 or 60,
-    env = { CANARY = BIRD, CANARY_KEY = BIRD .. "-env", CANARY_FOLDER = folder, HOME = folder },
+    env = { CANARY = BIRD, CANARY_KEY = BIRD .. "-env", CANARY_FOLDER = folder, HOME = folder,
+      CANARY_PORT = port },
     steps = { { expect_stderr = "ready" }, { signal = "USR1" } } })
   t.eq(r.unmet, nil, r.stderr:sub(-2000):gsub(BIRD, "<CANARY>"))
   t.eq(r.code, 1)
@@ -72,8 +80,9 @@ local function run(t, options)
   return r, folder
 end
 
--- What may be watched while the fixture runs: { name, options, want = patterns of stderr, files = what they
--- write ("{}" in the options is a folder) }. An option this build does not have is skipped, with a word.
+-- What may be watched while the fixture runs: { name, options, want = patterns of stderr, out = of
+-- stdout, files = what they write }. In the options "{}" is a folder, and "{port}" one where the fixture reads
+-- what is served. An option this build does not have is skipped, with a word.
 local SETS = {
   { "text logs at every level, whole tracebacks", { "-v", "--log-level", "debug" },
     want = { "debug +a token was renewed", "tasks?\n.*task %d+: " } },
@@ -84,6 +93,7 @@ local SETS = {
   { "a trace", { "--trace", "{}/trace.json" }, files = { "trace.json" } },
   { "a trace as OTLP", { "--trace", "{}/trace.otlp.json" }, files = { "trace.otlp.json" } },
   { "metrics", { "--metrics-file", "{}/metrics.prom" }, files = { "metrics.prom" } },
+  { "metrics and tasks over HTTP", { "--metrics", "127.0.0.1:{port}" }, out = { "# TYPE api_", "task %d+" } },
   { "a report", { "--report", "{}/report.html" }, files = { "report.html" } },
 }
 
@@ -91,13 +101,15 @@ local HELP = C.run({ C.sluice, "help", "run" }).stdout
 
 for _, set in ipairs(SETS) do
   T.test(set[1], function(t)
-    local folder, options = T.tmpdir(), {}
+    local folder, options, port = T.tmpdir(), {}, nil
     for i, word in ipairs(set[2]) do
       local option = word:match "^%-%-[%l-]+$"
       if option and not HELP:find(option, 1, true) then t.skip("no " .. option .. " in this build") end
-      options[i] = word:gsub("{}", folder)
+      if word:find "{port}" then port = free_port() end
+      options[i] = word:gsub("{}", folder):gsub("{port}", port or "")
     end
-    local r = run(t, options)
+    local r = run(t, options, port)
+    for _, pattern in ipairs(set.out or {}) do t.match(r.stdout, pattern) end
     for _, pattern in ipairs(set.want or {}) do t.match(r.stderr, pattern) end
     for _, name in ipairs(set.files or {}) do
       local text = T.read(folder .. "/" .. name)
