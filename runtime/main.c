@@ -44,6 +44,8 @@ struct scope *bind_service_scope(void) {
 static void on_signal(int signo, int nth) {
   if (signo == SIGUSR1) {
     sys_dump(program.L);
+  } else if (signo == SIGINT && sys_wake_interrupt()) {
+    return; /* whoever waited for it decides what it ends */
   } else if (signo == SIGTERM && sys_wake_terminate()) {
     program.signal_exit = EXIT_SIGTERM;
   } else if (signo == SIGTERM || (signo == SIGINT && nth == 1)) {

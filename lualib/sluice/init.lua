@@ -62,6 +62,13 @@ function sluice.try(f, ...)
 end
 
 return setmetatable(sluice, {
+  -- what there is, loaded or not: for completion at a prompt
+  __sluice_names = function()
+    local names = {}
+    for name in pairs(PARTS) do names[name] = true end
+    for name in pairs(FUNCTIONS) do names[name] = true end
+    return names
+  end,
   __index = function(self, name)
     local value
     if PARTS[name] then

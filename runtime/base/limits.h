@@ -24,6 +24,7 @@
 #define FOLDER_MAX (16u << 20)         /* bytes of the names in one folder that is listed */
 #define PROCESS_OUTPUT_MAX (16u << 20) /* bytes a program may print; options may change it */
 #define PROCESS_AHEAD_MAX (64u << 10)  /* bytes read ahead of the script, or waiting to be read */
+#define TERMINAL_LINE_MAX (4u << 20)   /* bytes of one line somebody types, or a pipe brings */
 #define SERVER_WRITE_MAX (1u << 20)    /* bytes waiting for a slow client before the writer waits */
 #define TEXT_MAX (1u << 20)            /* bytes of a trace put together and not yet written */
 #define METRICS_MAX 1000               /* metrics of one registry */

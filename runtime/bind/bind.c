@@ -67,6 +67,7 @@ void bind_open(lua_State *L) {
       {"sluice.core.process", luaopen_sluice_core_process},
       {"sluice.core.metrics", luaopen_sluice_core_metrics},
       {"sluice.core.text", luaopen_sluice_core_text},
+      {"sluice.core.terminal", luaopen_sluice_core_terminal},
       {NULL, NULL},
   };
   static const luaL_Reg globals[] = {

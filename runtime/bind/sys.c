@@ -15,12 +15,14 @@
 #include "bind/bind.h"
 #include "bind/sys.h"
 #include "io/loop.h"
+#include "io/signal.h"
 #include "io/transfer.h"
 #include "task/guard.h"
 #include "task/task.h"
 
 static struct {
   struct list terminate_waiters; /* tasks parked until SIGTERM */
+  struct list interrupt_waiters; /* tasks parked until SIGINT */
   int dump_ref;
   bool ready;
 } sys;
@@ -174,12 +176,13 @@ static void report(const char *text) {
   fprintf(stderr, "sluice: warning: %s\n", text);
 }
 
-/* core.guard { warn_burst = s, max_burst = s, max_memory = bytes } */
+/* core.guard { warn_burst = s, max_burst = s, max_memory = bytes, patience = s } */
 static int sys_guard(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   struct guard_options o = {.report = report};
   o.warn_burst_ms = bind_field_seconds(L, 1, "warn_burst", 0) / 1000;
   o.max_burst_ms = bind_field_seconds(L, 1, "max_burst", 0) / 1000;
+  o.patience_ms = bind_field_seconds(L, 1, "patience", 0) / 1000;
   lua_getfield(L, 1, "max_memory");
   o.max_memory = (size_t)luaL_optinteger(L, -1, 0);
   guard_init(&o);
@@ -189,7 +192,7 @@ static int sys_guard(lua_State *L) {
 /* ---- signals
  * ----------------------------------------------------------------------------------------- */
 
-static int terminated_k(lua_State *L, int status, lua_KContext ctx) {
+static int signalled_k(lua_State *L, int status, lua_KContext ctx) {
   (void)L, (void)status, (void)ctx;
   return 0;
 }
@@ -201,7 +204,30 @@ static int sys_wait_terminate(lua_State *L) {
   struct task *t = task_current(L);
   list_append(&sys.terminate_waiters, &t->queue);
   struct wait w = {.what = "SIGTERM", .undo = task_undo_queue, .external = true};
-  return task_park(L, &w, 0, terminated_k);
+  return task_park(L, &w, 0, signalled_k);
+}
+
+/* core.wait_interrupt(): park until SIGINT; while a task does, SIGINT cancels nothing by itself. */
+static int sys_wait_interrupt(lua_State *L) {
+  task_check(L);
+  struct task *t = task_current(L);
+  list_append(&sys.interrupt_waiters, &t->queue);
+  struct wait w = {.what = "SIGINT", .undo = task_undo_queue, .external = true};
+  return task_park(L, &w, 0, signalled_k);
+}
+
+/* core.forgive_interrupts(): those that have come were for what has ended now. */
+static int sys_forgive_interrupts(lua_State *L) {
+  (void)L;
+  signal_forgive_interrupts();
+  guard_forgive_interrupts();
+  return 0;
+}
+
+bool sys_wake_interrupt(void) {
+  if (!sys.ready || list_empty(&sys.interrupt_waiters)) return false;
+  waitq_wake_all(&sys.interrupt_waiters);
+  return true;
 }
 
 bool sys_wake_terminate(void) {
@@ -241,9 +267,12 @@ int luaopen_sluice_core_sys(lua_State *L) {
                                        {"uuid", sys_uuid},
                                        {"guard", sys_guard},
                                        {"wait_terminate", sys_wait_terminate},
+                                       {"wait_interrupt", sys_wait_interrupt},
+                                       {"forgive_interrupts", sys_forgive_interrupts},
                                        {"on_dump", sys_on_dump},
                                        {NULL, NULL}};
   list_init(&sys.terminate_waiters);
+  list_init(&sys.interrupt_waiters);
   sys.dump_ref = LUA_NOREF;
   sys.ready = true;
   luaL_newlib(L, functions);

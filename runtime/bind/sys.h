@@ -9,6 +9,8 @@
 
 /* SIGTERM: wake the tasks that wait for it; false when there is none. */
 bool sys_wake_terminate(void);
+/* SIGINT: the same for those who wait for that. */
+bool sys_wake_interrupt(void);
 /* SIGUSR1: call the function given to core.on_dump. */
 void sys_dump(lua_State *L);
 

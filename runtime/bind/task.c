@@ -95,6 +95,7 @@ static const char *const reasons[] = {"by request",
                                       "another was first",
                                       "the client has gone",
                                       "the server is closing",
+                                      "interrupted (Ctrl-C)",
                                       NULL};
 
 static int scope_cancel_(lua_State *L) {

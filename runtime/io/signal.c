@@ -1,6 +1,7 @@
 /* Signal delivery: see signal.h. Owns the handlers and the pipe that wakes the loop. */
 #include "io/signal.h"
 #include "io/loop_base.h"
+#include "io/terminal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -32,7 +33,10 @@ static void handle(int signo) {
       sig.exit_code = EXIT_INTERRUPTED;
       /* The person has asked three times: nothing that may hang stands between them and the shell.
        */
-      if (sig.interrupts >= THIRD_INTERRUPT) _exit(EXIT_INTERRUPTED);
+      if (sig.interrupts >= THIRD_INTERRUPT) {
+        terminal_restore_async();
+        _exit(EXIT_INTERRUPTED);
+      }
       sig.hooks.on_interrupt_async(sig.interrupts);
     } else if (signo == SIGTERM) {
       sig.exit_code = EXIT_TERMINATED;
@@ -48,6 +52,12 @@ static void handle(int signo) {
 
 int signal_exit_code(void) {
   return sig.exit_code;
+}
+
+void signal_forgive_interrupts(void) {
+  sig.interrupts = 0;
+  sig.delivered = 0;
+  if (sig.exit_code == EXIT_INTERRUPTED) sig.exit_code = 0;
 }
 
 static void on_readable(evutil_socket_t fd, short what, void *arg) {

@@ -22,5 +22,7 @@ void signal_close(void);
 /* What a shell shows of a program ended by the signal that came last: 130 after SIGINT, 143 after
 ** SIGTERM, 0 when none has come. Async-signal-safe. */
 int signal_exit_code(void);
+/* The interrupts that have come have had their effect: the next one is the first again. */
+void signal_forgive_interrupts(void);
 
 #endif

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "io/signal.h"
+#include "io/terminal.h"
 #include "task/raise.h"
 #include "task/task.h"
 
@@ -214,6 +215,7 @@ static void give_up(void) {
       "sluice: cpu: a task that had to end does not come out of a call; the program ends here\n";
   ssize_t ignored = write(STDERR_FILENO, text, strlen(text));
   (void)ignored;
+  terminal_restore_async();
   int code = signal_exit_code();
   _exit(code != 0 ? code : EXIT_CPU);
 }
@@ -232,7 +234,9 @@ static void judge(void) {
   if (guard.raised_burst == guard.tick_burst) guard.raised_ticks = guard.raised_ticks + 1;
   if (guard.asked && guard.asked_burst == guard.tick_burst) {
     guard.asked_ticks = guard.asked_ticks + 1;
-    if (guard.asked_ticks >= ASKED_TICKS) guard.told_burst = guard.tick_burst;
+    int64_t patience_ms = guard.options.patience_ms;
+    if (patience_ms == 0) patience_ms = ASKED_TICKS * SIGNAL_CPU_TICK_MS;
+    if ((int64_t)guard.asked_ticks * SIGNAL_CPU_TICK_MS >= patience_ms) guard.told_burst = guard.tick_burst;
   }
   if (!doomed(guard.tick_burst)) return;
   guard.doomed_ticks = guard.doomed_ticks + 1;
@@ -249,6 +253,11 @@ void guard_cpu_tick_async(void) {
     judge();
   }
   if (doomed(guard.tick_burst) || guard.warn_burst == guard.tick_burst) set_hook(L);
+}
+
+void guard_forgive_interrupts(void) {
+  guard.interrupted = guard.asked = 0;
+  guard.asked_burst = guard.told_burst = 0;
 }
 
 void guard_init(const struct guard_options *options) {

@@ -14,6 +14,7 @@
 struct guard_options {
   int64_t warn_burst_ms; /* report a task that runs this long without waiting; 0: never */
   int64_t max_burst_ms;  /* raise `cpu` in a task that runs this long; 0: never */
+  int64_t patience_ms;   /* of processor time a task gets to notice a request to end; 0: 2000 */
   size_t max_memory;     /* bytes of Lua heap; 0: no ceiling */
   void (*report)(const char *text); /* where a report goes: one message, may hold newlines */
 };
@@ -28,6 +29,8 @@ size_t guard_memory_used(void);
 /* Async-signal-safe. The nth request of a person (or a supervisor) to end. */
 void guard_interrupt_async(int nth);
 void guard_cpu_tick_async(void);
+/* Those requests have had their effect. */
+void guard_forgive_interrupts(void);
 
 /* True while an interrupt, a cpu or a memory verdict stands: pcall may not swallow it. */
 bool guard_pending(void);

@@ -34,7 +34,7 @@ C.sluice = os.getenv "SLUICE" or "build/sluice"
 ---@field clear_env? boolean start from an empty environment
 ---@field cwd? string
 ---@field timeout? number seconds, default 20 (60 where T.slow); then it is killed
----@field steps? table[] { expect= | expect_stdout= | expect_stderr= | send= | signal= | eof=true | close_stdout=true }
+---@field steps? table[] { expect= | expect_stdout= | expect_stderr= | send= | resize= | signal= | eof=true | close_stdout=true }
 ---@field pty? string which of in,out,err are a terminal: "in,out,err", "err", …
 ---@field winsize? string "COLSxROWS"
 ---@field merge? boolean stderr joins stdout
@@ -57,7 +57,7 @@ local function quote(word) return "'" .. word:gsub("'", "'\\''") .. "'" end
 
 local STEP_KEYS = {
   expect = "--expect", expect_stdout = "--expect-stdout", expect_stderr = "--expect-stderr",
-  send = "--send", signal = "--signal", eof = "--eof", close_stdout = "--close-stdout",
+  send = "--send", resize = "--resize", signal = "--signal", eof = "--eof", close_stdout = "--close-stdout",
 }
 
 local function add(words, ...)

@@ -22,6 +22,7 @@
 **   --signal SIG              to the program alone; --signal SIG@TEXT is --expect TEXT first
 **   --send TEXT               to its stdin or terminal (Ctrl-C on a terminal is the byte 3)
 **   --eof                     close its stdin; on a terminal, Ctrl-D
+**   --resize COLSxROWS        the terminal's; tells the program (SIGWINCH)
 **   --close-stdout            stop reading, as `| head` does
 **
 ** Exit code: the program's; 128 + the signal; 124 timed out; 125 our failure, or a step whose text
@@ -313,6 +314,12 @@ static void enqueue(const char *text, size_t n) {
   run.queued += n;
 }
 
+static void resize(unsigned short cols, unsigned short rows) {
+  struct winsize w = {.ws_col = cols, .ws_row = rows};
+  if (run.master < 0 || ioctl(run.master, TIOCSWINSZ, &w) != 0)
+    exec_fail(125, "cannot resize", "the terminal", run.master < 0 ? 0 : errno);
+}
+
 static void do_steps(void) {
   for (; run.step < opt.step_count; run.step++) {
     const struct step *step = &opt.steps[run.step];
@@ -336,6 +343,9 @@ static void do_steps(void) {
       break;
     case CLOSE_STDOUT:
       end_stream(&run.out);
+      break;
+    case RESIZE:
+      resize(step->cols, step->rows);
       break;
     }
     run.out.scanned = run.err.scanned = 0;

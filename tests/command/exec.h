@@ -10,13 +10,14 @@
 #define STEPS_MAX 256
 
 enum where { OUT = 1, ERR = 2, ANY = OUT | ERR };
-enum action { EXPECT, SIGNAL, SEND, SEND_EOF, CLOSE_STDOUT };
+enum action { EXPECT, SIGNAL, SEND, SEND_EOF, CLOSE_STDOUT, RESIZE };
 
 struct step {
   enum action action;
   unsigned where;   /* EXPECT: a set of enum where */
   const char *text; /* EXPECT and SEND; for the others what to call the step */
   int signum;       /* SIGNAL */
+  unsigned short cols, rows; /* RESIZE */
 };
 
 struct exec_opt {

@@ -32,7 +32,8 @@ static int signal_number(const char *name, size_t len) {
 
 static void add_step(enum action action, unsigned where, const char *text, int signum) {
   if (opt.step_count == STEPS_MAX) exec_fail(125, "too many steps at", text, 0);
-  opt.steps[opt.step_count++] = (struct step){action, where, text, signum};
+  opt.steps[opt.step_count++] =
+      (struct step){.action = action, .where = where, .text = text, .signum = signum};
 }
 
 static void add_signal(const char *value) {
@@ -40,6 +41,13 @@ static void add_signal(const char *value) {
   int signum = signal_number(value, at ? (size_t)(at - value) : strlen(value));
   if (at) add_step(EXPECT, ANY, at + 1, 0);
   add_step(SIGNAL, 0, value, signum);
+}
+
+static void add_resize(const char *value) {
+  add_step(RESIZE, 0, value, 0);
+  struct step *step = &opt.steps[opt.step_count - 1];
+  if (sscanf(value, "%hux%hu", &step->cols, &step->rows) != 2)
+    exec_fail(125, "--resize wants COLSxROWS, not", value, 0);
 }
 
 static int64_t seconds(const char *value, const char *name) {
@@ -80,6 +88,8 @@ static bool step_option(const char *name, const char *value) {
     add_step(SEND, 0, value, 0);
   else if (is(name, "--signal"))
     add_signal(value);
+  else if (is(name, "--resize"))
+    add_resize(value);
   else
     return false;
   return true;

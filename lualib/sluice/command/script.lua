@@ -63,12 +63,15 @@ local function burst_limit(opts)
   return math.min(burst, timeout)
 end
 
-local function set_guards(opts)
+--- Sets the limits on tasks and memory anew; what was decided under the old ones does not count any more.
+---@param opts table  `patience`: seconds of processor time until Ctrl-C interrupts a task that does not wait
+function script.set_guards(opts)
   local warn = opts.verbose and WARN_BURST_VERBOSE_S or WARN_BURST_S
   sys.guard {
     warn_burst = opts.quiet and 0 or warn,
     max_burst = burst_limit(opts),
     max_memory = opts.max_memory and opts.max_memory * MIB or 0,
+    patience = opts.patience,
   }
 end
 
@@ -106,7 +109,7 @@ end
 ---@param opts table
 ---@return boolean ok false when it could not be done; the reason has been printed, exit with EXIT.start
 function script.prepare(opts)
-  set_guards(opts)
+  script.set_guards(opts)
   configure_log(opts)
   if opts.gc_stress then stress_collector() end
   if opts.seed then
