@@ -112,7 +112,7 @@ T.test("the reasons of a cancellation", function(t)
       t.match(select(2, scope:run(core.check)).message, reason)
     end
   end
-  t.eq(listed, 6)
+  t.eq(listed, 7)
 end)
 
 T.done()

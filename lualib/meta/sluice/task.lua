@@ -89,6 +89,7 @@ function task.fail_allocation(nth) end
 ---| "another was first"
 ---| "the client has gone"
 ---| "the server is closing"
+---| "interrupted (Ctrl-C)"
 
 --- What the function of a task.group gets.
 ---@class sluice.Group
