@@ -300,7 +300,11 @@ end
 ---@param run sluice.Run
 ---@return table
 function observe.call(run)
-  if not observe.full then return setmetatable(run, Light) end
+  if not observe.full then
+    local class = getmetatable(run)
+    Light.__index = class and class.__index -- what a call has where nothing else was said
+    return setmetatable(run, Light)
+  end
   local at = core.now()
   local call = record_of(run, at)
   observe.on:call_began(call, at)

@@ -16,8 +16,6 @@ local log = require "sluice.log"
 local step = require "sluice.fallback.step"
 local task = require "sluice.task"
 
-local TICK = 1e-6 -- seconds: the clock knows nothing smaller
-
 local now = core.now
 
 local TICK = 1e-6 -- seconds: the clock knows nothing smaller; a wait for less would end at once, for ever
