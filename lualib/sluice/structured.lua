@@ -243,7 +243,8 @@ function structured.ask(target, where, req, description, opts)
   local request = {}
   for key, value in pairs(given) do request[key] = value end
   request.messages = table.move(given.messages or {}, 1, #(given.messages or {}), 1, {})
-  if request.tools and #request.tools > 0 then request.tool_choice = "none" end -- they are there for the history only
+  local tools = request.tools or type(target.defaults) == "table" and target.defaults.tools
+  if tools and #tools > 0 then request.tool_choice = "none" end -- they are there for the history only
   local total, repairs = {}, 0
   while true do
     if #request.messages == 0 then request.messages = nil end

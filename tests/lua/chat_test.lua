@@ -284,6 +284,30 @@ T.test("wrong options and arguments", function(t)
   t.raises("unknown provider 'nobody'", function() chat "nobody/x" end)
 end)
 
+T.test("a stream closed with its group leaves no turn", function(t)
+  local provider <close> = mock.start { pace = 0.2 }
+  local c = chat(sluice.model { provider = "openai", model = "m", auth = "k", base_url = provider.url .. "/v1" })
+  sluice.task.group(function()
+    c:stream "Tell me a long story."
+  end)
+  t.eq(c:turns(), 0)
+  T.until_(function() return provider:stats().streams_open == 0 end, 5)
+  t.ok(c:say("Hello.").text ~= "")
+  t.eq(c:turns(), 1)
+end)
+
+T.test("money is added up under a budget with prices", function(t)
+  local provider <close> = mock.start { pace = 0 }
+  local model = sluice.model { provider = "openai", model = "m", auth = "k", base_url = provider.url .. "/v1" }
+  local budget = sluice.budget { usd = 1 }
+  local c = chat { model = budget:guard(model, { input = 1, output = 2 }) }
+  c:say "Hello."
+  for _ in c:stream("And again."):text() do end -- luacheck: ignore 542
+  t.near(budget.spent.usd, c.usd, 1e-12)
+  t.ok(c.usd > 0)
+  t.eq(c.usage.total_tokens, budget.spent.tokens)
+end)
+
 for _, protocol in ipairs { "openai", "anthropic" } do
   T.test(protocol .. ": a conversation on the mock, with tools, thinking, a value, saved in between", function(t)
     local provider <close> = mock.start { pace = 0, scenario = { { path = "*", thinking = true } } }

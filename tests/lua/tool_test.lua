@@ -305,4 +305,50 @@ for _, protocol in ipairs { "openai", "anthropic" } do
   end)
 end
 
+T.test("a stream that a task returns is read outside of it; one that stays is closed with its group", function(t)
+  local provider <close> = mock.start { pace = 0.2 }
+  local model = sluice.model { provider = "openai", model = "m", auth = "k", base_url = provider.url .. "/v1" }
+  local request = { prompt = "Use get_weather for Oslo." }
+  local stream = task.group(function(g)
+    return g:spawn(function() return tool.stream(model, request, { tools = { WEATHER } }) end):join()
+  end)
+  t.match(stream:reply().text, "clear")
+  local kept
+  task.group(function()
+    kept = tool.stream(model, "Tell me a long story.", { tools = { WEATHER } })
+  end)
+  t.raises("the stream is closed", function() kept:reply() end)
+  T.until_(function() return provider:stats().streams_open == 0 end, 5)
+end)
+
+T.test("over a fallback: a hedge, a rule that answers, and a rescue", function(t)
+  local provider <close> = mock.start { pace = 0, scenario = {
+    { model = "cut", stream = true, cut_after = 4 }, { model = "down", status = 503 } } }
+  local function model(name)
+    return sluice.model { provider = "openai", model = name, auth = "k", base_url = provider.url .. "/v1", retry = false }
+  end
+  local reply = tool.loop(sluice.fallback { model "down", model "good" }, "Use get_time.", { tools = { TIME } })
+  t.eq({ #reply.calls, reply.degraded.step }, { 1, 2 })
+  reply = tool.loop(sluice.fallback { model "down", function() return "no service" end }, "x", { tools = { TIME } })
+  t.eq({ reply.text, reply.rounds }, { "no service", 1 })
+  local rescued = sluice.fallback { model "cut", rescue = function() return " [cut short]" end }
+  local stream <close> = tool.stream(rescued, "Tell me about canals.")
+  local text = {}
+  for piece in stream:text() do text[#text + 1] = piece end
+  t.match(table.concat(text), "%[cut short%]$")
+  t.eq(stream:reply().finish_reason, "rescued")
+end)
+
+T.test("a model that waits between tools can be cancelled, and all is closed", function(t)
+  local provider <close> = mock.start { pace = 0, scenario = { { from = 2, first_token = 30 } } }
+  local model = sluice.model { provider = "openai", model = "m", auth = "k", base_url = provider.url .. "/v1" }
+  local ran = 0
+  local counted = { name = "get_time", run = function() ran = ran + 1 end }
+  t.raises("timeout", function()
+    task.deadline(0.2, function() tool.stream(model, "Use get_time.", { tools = { counted } }):reply() end)
+  end)
+  t.eq(ran, 1)
+  T.until_(function() return provider:stats().streams_open == 0 end, 5)
+end)
+
 T.done()
