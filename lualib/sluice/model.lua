@@ -315,7 +315,8 @@ local function prepare(self, where, req, streaming)
   return endpoint_for(self, request, streaming), encode(where, request.body), fields.max_tokens
 end
 
-local RUN = { __index = { attempt = 1, sent = false } } -- until something else is written
+local RUN = { __index = { attempt = 1, sent = false }, -- until something else is written
+  __close = observe.run_closed }
 
 --- One call: what its attempts have in common.
 local function run_of(self, where, req, streaming, opts)

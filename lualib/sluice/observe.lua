@@ -284,9 +284,10 @@ local function late_record(run)
   return call
 end
 
--- A call without a record, which is its own guard: it is there anyway.
-local Light = {}
-function Light.__close(run, err)
+--- A call without a record is left: it is its own guard, with this as __close (model.lua).
+---@param run sluice.Run
+---@param err any
+function observe.run_closed(run, err)
   if err == nil or not observe.on then return end
   local call = run.observed
   if not call then
@@ -300,11 +301,7 @@ end
 ---@param run sluice.Run
 ---@return table
 function observe.call(run)
-  if not observe.full then
-    local class = getmetatable(run)
-    Light.__index = class and class.__index -- what a call has where nothing else was said
-    return setmetatable(run, Light)
-  end
+  if not observe.full then return run end
   local at = core.now()
   local call = record_of(run, at)
   observe.on:call_began(call, at)
