@@ -183,7 +183,10 @@ end
 
 -- A script of bench/ for each mode; one script does both kinds of paced streams.
 local SCRIPTS = { ask = "ask", stream = "stream", events = "events", paced = "paced", mem = "paced",
-  startup = "hello", idle = "idle", tasks = "tasks" }
+  startup = "hello", idle = "idle", tasks = "tasks", policy = "policy" }
+
+-- What only sluice does: no client stands beside it, and the goals are absolute.
+local ALONE = { tasks = true, policy = true }
 
 local function sluice_command(row, args)
   local command = { env.sluice, "run", "bench/" .. SCRIPTS[row.mode] .. ".lua" }
@@ -284,7 +287,7 @@ local function measure_row(row, peers)
     local function add(client, its_args, name)
       if client then turn[#turn + 1] = { client = client, args = its_args, name = name or client.name } end
     end
-    if row.mode ~= "tasks" then add(bare, args)
+    if not ALONE[row.mode] then add(bare, args)
     elseif row.base and sluice then add(sluice, smaller(row.base, row.mode), bare.name) end
     add(sluice, args)
     if row.peers and i <= flags.peer_runs then
@@ -369,7 +372,7 @@ end
 -- need. With a processor each, whoever needs more processor time for a unit is the one that is waited
 -- for; what is paced must leave the server idle time. One at a time, each always waits for the other.
 local function server_line(row, results)
-  if row.mode == "startup" or row.mode == "idle" or row.mode == "tasks" then return nil end
+  if row.mode == "startup" or row.mode == "idle" or ALONE[row.mode] then return nil end
   local is_paced = row.mode == "paced" or row.mode == "mem"
   local worst, whose = 0, "nobody"
   for name, runs in pairs(results) do

@@ -9,7 +9,7 @@ local rows = {}
 ---@field id string
 ---@field title string
 ---@field unit string
----@field mode string            ask | stream | events | paced | mem | startup | idle | tasks
+---@field mode string            ask | stream | events | paced | mem | startup | idle | tasks | policy
 ---@field args table<string, integer>
 ---@field value string           the field of the results that counts
 ---@field scale? number          what it is multiplied by for the table
@@ -56,6 +56,10 @@ rows.list = {
   { id = "startup_cpu", title = "… CPU, to the end", unit = "ms", of = "startup", value = "cpu_ms" },
   { id = "idle", title = "resident memory, idle", unit = "MiB", mode = "idle", value = "rss_kib", scale = 1 / 1024,
     args = {}, runs = 3, goal = 1.25, peers = {} },
+  { id = "policy", title = "all policies around an ask", unit = "µs", mode = "policy", value = "cpu_us_per_unit",
+    args = { n = 20000, concurrency = 50 }, most = 5 },
+  { id = "policy_hedge", title = "… with a hedge standing by", unit = "µs", mode = "policy", value = "cpu_us_per_unit",
+    args = { n = 10000, concurrency = 50, hedge = 1 }, runs = 3 },
   { id = "spawn", title = "task spawned and joined", unit = "µs", mode = "tasks", what = "spawn",
     value = "cpu_us_per_unit", args = { n = 500000 }, runs = 3, most = 1 },
   { id = "semaphore", title = "semaphore, acquire and release", unit = "µs", mode = "tasks", what = "semaphore",

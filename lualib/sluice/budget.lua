@@ -21,6 +21,7 @@ local Tap = require "sluice.fallback.tap"
 
 local PERIODS = { minute = 60, hour = 3600, day = 86400, run = math.huge }
 local ANSWER_TOKENS = 1024 -- assumed of an answer without max_tokens
+local SWEEP_MIN = 64        -- streams that are watched before they are looked through without need
 local EPSILON = 1e-9       -- of sums of fractions of a dollar
 
 local SPEC = options.spec {
@@ -42,9 +43,14 @@ local PRICE = options.spec({
 ---@field usd number
 ---@field tokens integer
 
+--- Left by an error, a cancellation too, it settles itself.
 ---@class sluice.Reservation
----@field amount sluice.Amount
+---@field usd number
+---@field tokens number
 ---@field open boolean
+---@field budget sluice.Budget
+---@field model? sluice.Guarded
+local Reservation = { __name = "sluice.reservation" }
 
 ---@class sluice.Budget
 ---@field spent sluice.Amount     settled in this period
@@ -61,30 +67,38 @@ function Budget.new(opts)
   if not (opts.usd or opts.tokens) then options.raise "sluice.budget: give 'usd', 'tokens' or both" end
   local per = opts.per or "run"
   return setmetatable({ cap = { usd = opts.usd, tokens = opts.tokens }, per = PERIODS[per] or per,
-    spent = { usd = 0, tokens = 0 }, reserved = { usd = 0, tokens = 0 }, since = core.now(), streams = {} }, Budget)
+    spent = { usd = 0, tokens = 0 }, reserved = { usd = 0, tokens = 0 }, since = core.now(),
+    streams = {}, watched = 0, sweep_at = SWEEP_MIN }, Budget)
 end
 
 -- The account -------------------------------------------------------------------------------------------
 
 local NOTHING = { usd = 0, tokens = 0 }
 
+local function settle_as(self, reservation, usd, count)
+  if not reservation.open then return end
+  reservation.open = false
+  local reserved, spent = self.reserved, self.spent
+  local left_usd, left_tokens = reserved.usd - reservation.usd, reserved.tokens - reservation.tokens
+  reserved.usd, reserved.tokens = left_usd > 0 and left_usd or 0, left_tokens > 0 and left_tokens or 0
+  spent.usd, spent.tokens = spent.usd + usd, spent.tokens + count
+  if self.watched > 0 and self.streams[reservation] then
+    self.streams[reservation], self.watched = nil, self.watched - 1
+  end
+end
+
 --- Replaces a reservation by what was really used; without it, the reservation becomes the cost. Once;
 --- later calls do nothing.
 ---@param reservation sluice.Reservation
 ---@param actual? sluice.Amount
 function Budget:settle(reservation, actual)
-  if not reservation.open then return end
-  reservation.open = false
-  self.streams[reservation] = nil
-  actual = actual or reservation.amount
-  for unit in pairs(NOTHING) do
-    self.reserved[unit] = math.max(0, self.reserved[unit] - reservation.amount[unit])
-    self.spent[unit] = self.spent[unit] + actual[unit]
-  end
+  actual = actual or reservation
+  settle_as(self, reservation, actual.usd, actual.tokens)
 end
 
 --- Streams that were closed with their task group, or collected, without a word to Lua.
 local function sweep(self)
+  if self.watched == 0 then return end
   local gone
   for reservation, held in pairs(self.streams) do
     local stream = held[1]
@@ -94,12 +108,21 @@ local function sweep(self)
     end
   end
   for _, reservation in ipairs(gone or {}) do self:settle(reservation) end
+  self.sweep_at = math.max(SWEEP_MIN, 2 * self.watched)
 end
 
+local function watch(self, reservation, stream)
+  self.streams[reservation] = setmetatable({ stream }, { __mode = "v" })
+  self.watched = self.watched + 1
+  if self.watched > self.sweep_at then sweep(self) end
+end
+
+--- Begins a new period when the old one is over. What was left without a word counts in the old one.
 local function turn(self)
-  if next(self.streams) then sweep(self) end
+  if self.per == math.huge then return end
   local now = core.now()
   if now - self.since < self.per then return end
+  sweep(self)
   self.since = now - (now - self.since) % self.per
   self.spent = { usd = 0, tokens = 0 }
 end
@@ -107,10 +130,36 @@ end
 --- What is left: { usd =, tokens = }, a field for each ceiling.
 ---@return { usd?: number, tokens?: integer }
 function Budget:left()
+  sweep(self)
   turn(self)
   local left = {}
   for unit, cap in pairs(self.cap) do left[unit] = cap - self.spent[unit] - self.reserved[unit] end
   return left
+end
+
+local function exceeds(self, unit, amount, below)
+  local cap = self.cap[unit]
+  return cap and self.spent[unit] + self.reserved[unit] + amount > cap * below + EPSILON
+end
+
+--- Refuses, unless streams that were left without a word have kept back more than they took.
+local function check(self, unit, amount, below)
+  sweep(self)
+  if not exceeds(self, unit, amount, below) then return end
+  local period = self.per ~= math.huge and self.since + self.per - core.now() or nil
+  local share = below < 1 and (" (refused from %g %% on)"):format(100 * below) or ""
+  errors.raise { kind = "quota", code = "budget", retry_after = period,
+    message = ("the budget of %.6g %s is used up to %.6g; this request may take %.6g%s")
+      :format(self.cap[unit], unit, self.spent[unit] + self.reserved[unit], amount, share) }
+end
+
+local function take(self, usd, count, below, model)
+  turn(self)
+  if exceeds(self, "usd", usd, below) then check(self, "usd", usd, below) end
+  if exceeds(self, "tokens", count, below) then check(self, "tokens", count, below) end
+  local reserved = self.reserved
+  reserved.usd, reserved.tokens = reserved.usd + usd, reserved.tokens + count
+  return setmetatable({ budget = self, model = model, usd = usd, tokens = count, open = true }, Reservation)
 end
 
 --- Sets an amount aside, or raises `quota` with code "budget". Returns what settle() takes.
@@ -118,20 +167,7 @@ end
 ---@param below? number  share of the ceiling at which to refuse, 1
 ---@return sluice.Reservation
 function Budget:reserve(amount, below)
-  turn(self)
-  below = below or 1
-  for unit, cap in pairs(self.cap) do
-    local used = self.spent[unit] + self.reserved[unit]
-    if used + amount[unit] > cap * below + EPSILON then
-      local period = self.per ~= math.huge and self.since + self.per - core.now() or nil
-      local share = below < 1 and (" (refused from %g %% on)"):format(100 * below) or ""
-      errors.raise { kind = "quota", code = "budget", retry_after = period,
-        message = ("the budget of %.6g %s is used up to %.6g; this request may take %.6g%s")
-          :format(cap, unit, used, amount[unit], share) }
-    end
-  end
-  for unit in pairs(NOTHING) do self.reserved[unit] = self.reserved[unit] + amount[unit] end
-  return { amount = amount, open = true }
+  return take(self, amount.usd, amount.tokens, below or 1)
 end
 
 function Budget:__tostring()
@@ -145,26 +181,32 @@ end
 
 -- Guarded models ----------------------------------------------------------------------------------------
 
-local function cost(price, usage)
-  if not price then return 0 end
-  local input, cached = usage.input_tokens or 0, usage.cached_tokens or 0
-  return ((input - cached) * price.input + cached * (price.cached or price.input)
-    + (usage.output_tokens or 0) * price.output) / 1e6
-end
-
+--- What a request will take: USD, tokens.
 local function estimate(self, req)
-  if type(req) == "string" then req = { prompt = req } end
-  local defaults = type(self.target.defaults) == "table" and self.target.defaults or {}
-  local input = tokens.estimate { prompt = req.prompt or "", system = req.system or defaults.system,
-    messages = req.messages, tools = req.tools or defaults.tools }
-  local output = req.max_tokens or defaults.max_tokens or ANSWER_TOKENS
-  return { tokens = input + output, usd = cost(self.price, { input_tokens = input, output_tokens = output }) }
+  local defaults, price = self.known, self.price
+  local system = defaults.system
+  local input, output
+  if type(req) == "string" and not defaults.tools and (system == nil or type(system) == "string") then
+    input = tokens.of_bytes(#req + (system and #system or 0)) -- nearly always: nothing to be looked through
+  else
+    if type(req) == "string" then req = { prompt = req } end
+    input = tokens.estimate { prompt = req.prompt or "", system = req.system or system, messages = req.messages,
+      tools = req.tools or defaults.tools }
+    output = req.max_tokens
+  end
+  output = output or defaults.max_tokens or ANSWER_TOKENS
+  return price and (input * price.input + output * price.output) / 1e6 or 0, input + output
 end
 
+--- What was used: USD, tokens; nil when the provider did not say.
 local function actual(self, usage)
-  if not usage or not usage.output_tokens then return nil end
-  local total = usage.total_tokens or (usage.input_tokens or 0) + usage.output_tokens
-  return { tokens = total, usd = cost(self.price, usage) }
+  local output = usage and usage.output_tokens
+  if not output then return nil end
+  local input, price = usage.input_tokens or 0, self.price
+  local total = usage.total_tokens or input + output
+  if not price then return 0, total end
+  local cached = usage.cached_tokens or 0
+  return ((input - cached) * price.input + cached * (price.cached or price.input) + output * price.output) / 1e6, total
 end
 
 -- Refused before anything was generated, by us or by the provider.
@@ -175,10 +217,14 @@ local BEFORE_SENDING = { connect = true, tls = true, dns = true }
 --- What a call that failed is charged with: nil is its estimate.
 local function charge_of(self, err)
   if not errors.is(err) then return nil end
-  local known = actual(self, err.usage)
-  if known then return known end
+  local usd, count = actual(self, err.usage)
+  if usd then return { usd = usd, tokens = count } end
   if REFUSED[err.kind] or BEFORE_SENDING[err.phase] or (err.status or 0) >= 400 then return NOTHING end
   return nil
+end
+
+function Reservation:__close(err)
+  if err ~= nil and self.open then self.budget:settle(self, charge_of(self.model, err)) end
 end
 
 ---@class sluice.Guarded : sluice.Model
@@ -190,32 +236,24 @@ Guarded.__index = function(self, key)
   return rawget(self, "target")[key] -- name, breaker, defaults …
 end
 
--- Settles a call that is left by an error, a cancellation too.
-local Open = {}
-Open.__index = Open
-function Open:__close(err)
-  if err ~= nil then self.model.budget:settle(self.reservation, charge_of(self.model, err)) end
-end
-
 local function reserve(self, req)
-  local reservation = self.budget:reserve(estimate(self, req), self.below)
-  return reservation, setmetatable({ model = self, reservation = reservation }, Open)
+  local usd, count = estimate(self, req)
+  return take(self.budget, usd, count, self.below, self)
 end
 
 --- Settles with what was used, and says in the reply what it cost.
 local function settle(self, reservation, reply)
-  local used = actual(self, reply.usage)
-  self.budget:settle(reservation, used)
-  if not (used and self.price) then return end
-  reply.usd = used.usd
-  local list = reply.attempts
-  if type(list) == "table" and #list > 0 then list[#list].usd = used.usd end
+  local usd, count = actual(self, reply.usage)
+  settle_as(self.budget, reservation, usd or reservation.usd, count or reservation.tokens)
+  if not (usd and self.price) then return end
+  reply.usd = usd -- Reply's attempts will say it, too, where they are not written down yet
+  local list = rawget(reply, "attempts")
+  if type(list) == "table" and #list > 0 then list[#list].usd = usd end
 end
 
 ---@async
 function Guarded:ask(req, opts)
-  local reservation, open = reserve(self, req)
-  local _ <close> = open
+  local reservation <close> = reserve(self, req)
   local reply = self.target:ask(req, opts)
   settle(self, reservation, reply)
   return reply
@@ -223,18 +261,19 @@ end
 
 ---@async
 function Guarded:stream(req, opts)
-  local reservation, open = reserve(self, req)
-  local _ <close> = open
+  local reservation <close> = reserve(self, req)
   local budget = self.budget
   local stream = Tap.new(self.target:stream(req, opts), function(reply, err, inner)
     if reply then return settle(self, reservation, reply) end
     local assembler = inner.assembler -- left before its end: what is known is less than what is billed
-    local known = assembler and actual(self, assembler:usage())
-    local amount = reservation.amount
-    budget:settle(reservation, known and { usd = math.max(known.usd, amount.usd),
-      tokens = math.max(known.tokens, amount.tokens) } or err and charge_of(self, err) or nil)
+    local usd, count
+    if assembler then usd, count = actual(self, assembler:usage()) end
+    if usd then
+      return settle_as(budget, reservation, math.max(usd, reservation.usd), math.max(count, reservation.tokens))
+    end
+    budget:settle(reservation, err and charge_of(self, err) or nil)
   end)
-  budget.streams[reservation] = setmetatable({ stream }, { __mode = "v" })
+  watch(budget, reservation, stream)
   return stream
 end
 
@@ -263,8 +302,8 @@ function Budget:guard(target, price)
     options.raise("budget:guard: give both parts of the model's price, { input =, output = }, in USD per million "
       .. "tokens")
   end
-  return setmetatable({ target = target, budget = self, price = priced and price or nil, below = price.below },
-    Guarded)
+  return setmetatable({ target = target, budget = self, price = priced and price or false, below = price.below or 1,
+    known = type(target.defaults) == "table" and target.defaults or {} }, Guarded)
 end
 
 --- Another model under the same budget needs its own price.

@@ -71,7 +71,7 @@ end
 ---@return sluice.Attempt
 function Reply.attempt_of(reply, waited)
   return { provider = reply.provider, model = reply.asked or reply.model, elapsed = reply.elapsed, waited = waited,
-    usage = reply.usage, request_id = reply.request_id }
+    usage = reply.usage, request_id = reply.request_id, usd = rawget(reply, "usd") }
 end
 
 --- Makes a reply of its fields.

@@ -38,23 +38,36 @@ local limiter = {}
 --- Tokens of a request's body, by its bytes.
 limiter.input_tokens = tokens.of_body
 
+--- What 95 % of the samples do not exceed.
+local function high(samples)
+  local n = #samples
+  local rank, top = n - math.ceil(n * 0.95) + 1, {} -- the greatest ones, so many of them
+  for i = 1, n do
+    local value, least = samples[i], top[rank]
+    if not least or value > least then
+      local at = rank
+      while at > 1 and (top[at - 1] or -1) < value do top[at], at = top[at - 1], at - 1 end
+      top[at] = value
+    end
+  end
+  return top[rank]
+end
+
 --- Tokens an answer will probably have: what this model's answers had lately, at most `max_tokens`.
 local function output_tokens(self, max_tokens)
   local usual = self.usual
   if self.stale then
-    local sorted = table.move(self.samples, 1, #self.samples, 1, {})
-    table.sort(sorted)
-    usual = #sorted >= SAMPLES_MIN and sorted[math.ceil(#sorted * 0.95)] or nil
+    usual = #self.samples >= SAMPLES_MIN and high(self.samples) or nil
     self.usual, self.stale = usual, false
   end
-  if usual and max_tokens then return math.min(usual, max_tokens) end
+  if usual and max_tokens then return usual < max_tokens and usual or max_tokens end
   return usual or max_tokens or OUTPUT_TOKENS
 end
 
 local function observe(self, count)
   local samples, at = self.samples, self.sample_at % SAMPLES + 1
   samples[at], self.sample_at = count, at
-  self.stale = #samples < 2 * SAMPLES_MIN or at % (SAMPLES // 2) == 0 -- sorting them is not for every call
+  if at % (SAMPLES // 2) == 0 or #samples < 2 * SAMPLES_MIN then self.stale = true end -- not for every call
 end
 
 -- What a request takes from each kind of budget: so much itself, for its input, for its output.
@@ -87,17 +100,21 @@ local function poke(self)
   if head and head.signal:available() == 0 then head.signal:release() end
 end
 
+local function new_charge(self, input, output, now)
+  local requests, input_sum, output_sum = self.requests + 1, self.input_sum + input, self.output_sum + output
+  self.requests, self.input_sum, self.output_sum = requests, input_sum, output_sum
+  return setmetatable({ limiter = self, input = input, output = output, at = now, state = false,
+    -- all that was charged so far: a reply to this request knows nothing of what was sent after it
+    requests = requests, input_sum = input_sum, output_sum = output_sum }, Charge)
+end
+
 local function charge_all(self, input, output, now)
   local budgets = self.budgets
   for i = 1, #budgets do
     local budget = budgets[i]
     budget.rate:charge(cost_of(budget, 1, input, output), now)
   end
-  local requests, input_sum, output_sum = self.requests + 1, self.input_sum + input, self.output_sum + output
-  self.requests, self.input_sum, self.output_sum = requests, input_sum, output_sum
-  return setmetatable({ limiter = self, input = input, output = output, at = now, state = false,
-    -- all that was charged so far: a reply to this request knows nothing of what was sent after it
-    requests = requests, input_sum = input_sum, output_sum = output_sum }, Charge)
+  return new_charge(self, input, output, now)
 end
 
 --- Changes what was charged by so many requests and tokens.
@@ -110,7 +127,7 @@ local function correct(charge, requests, input, cached, output)
       -- what was read from a cache does not count against Anthropic's limit of input tokens, but does
       -- where there is one limit for all tokens
       local read = cached ~= 0 and budget.name == "input_tokens" and input - cached or input
-      local difference = cost_of(budget, requests, read, output)
+      local difference = budget.per_request * requests + budget.per_input * read + budget.per_output * output
       if difference ~= 0 then budget.rate:settle(difference, at) end
     end
   end
@@ -133,13 +150,13 @@ end
 ---@param seen_bytes? integer  of the answer
 ---@param partial? boolean     it broke off: counts that came before its end are too low
 function Charge:settle_by(usage, seen_bytes, partial)
+  if self.state == "settled" then return end
+  self.state = "settled"
   local output = usage and usage.output_tokens
-  if partial or not output then
-    output = math.max(output or 0, tokens.of_bytes(seen_bytes or 0))
-  elseif self.state ~= "settled" then
-    observe(self.limiter, output)
-  end
-  self:settle(usage and usage.input_tokens or self.input, output, usage and usage.cached_tokens)
+  if partial or not output then output = math.max(output or 0, tokens.of_bytes(seen_bytes or 0))
+  else observe(self.limiter, output) end
+  local input, cached = usage and usage.input_tokens or self.input, usage and usage.cached_tokens or 0
+  correct(self, 0, input - self.input, cached, output - self.output)
 end
 
 --- It was never sent, or never got there: everything comes back.
@@ -272,10 +289,15 @@ end
 ---@return sluice.Charge?     to be closed, and settled when the answer is there
 function Limiter:try(input, max_tokens)
   if self.head then return nil end
-  local now, output = self.now(), output_tokens(self, max_tokens)
-  if predict(self, input, output, now, 0) > TICK then return nil end
+  local now, output, budgets = self.now(), output_tokens(self, max_tokens), self.budgets
+  if self.gate_until - now > TICK then return nil end
+  for i = 1, #budgets do
+    local budget = budgets[i]
+    budget.cost = budget.per_request + budget.per_input * input + budget.per_output * output
+  end
+  if not rate.charge_now(budgets, now, TICK) then return nil end
   if self.gate_until > 0 then self:open_gate() end
-  return charge_all(self, input, output, now)
+  return new_charge(self, input, output, now)
 end
 
 --- Waits until the request may be sent and charges it, or raises `throttled` when that would take
