@@ -119,7 +119,6 @@ end
 
 --- Begins a new period when the old one is over. What was left without a word counts in the old one.
 local function turn(self)
-  if self.per == math.huge then return end
   local now = core.now()
   if now - self.since < self.per then return end
   sweep(self)
@@ -137,15 +136,10 @@ function Budget:left()
   return left
 end
 
-local function exceeds(self, unit, amount, below)
-  local cap = self.cap[unit]
-  return cap and self.spent[unit] + self.reserved[unit] + amount > cap * below + EPSILON
-end
-
 --- Refuses, unless streams that were left without a word have kept back more than they took.
 local function check(self, unit, amount, below)
   sweep(self)
-  if not exceeds(self, unit, amount, below) then return end
+  if self.spent[unit] + (self.reserved[unit] + amount) <= self.cap[unit] * below + EPSILON then return end
   local period = self.per ~= math.huge and self.since + self.per - core.now() or nil
   local share = below < 1 and (" (refused from %g %% on)"):format(100 * below) or ""
   errors.raise { kind = "quota", code = "budget", retry_after = period,
@@ -153,12 +147,22 @@ local function check(self, unit, amount, below)
       :format(self.cap[unit], unit, self.spent[unit] + self.reserved[unit], amount, share) }
 end
 
-local function take(self, usd, count, below, model)
-  turn(self)
-  if exceeds(self, "usd", usd, below) then check(self, "usd", usd, below) end
-  if exceeds(self, "tokens", count, below) then check(self, "tokens", count, below) end
-  local reserved = self.reserved
-  reserved.usd, reserved.tokens = reserved.usd + usd, reserved.tokens + count
+local take
+
+function take(self, usd, count, below, model)
+  if self.per < math.huge then turn(self) end
+  local cap, spent, reserved = self.cap, self.spent, self.reserved
+  local most, with_usd, with_tokens = cap.usd, reserved.usd + usd, reserved.tokens + count
+  if most and spent.usd + with_usd > most * below + EPSILON then
+    check(self, "usd", usd, below)
+    return take(self, usd, count, below, model)
+  end
+  most = cap.tokens
+  if most and spent.tokens + with_tokens > most * below + EPSILON then
+    check(self, "tokens", count, below)
+    return take(self, usd, count, below, model)
+  end
+  reserved.usd, reserved.tokens = with_usd, with_tokens
   return setmetatable({ budget = self, model = model, usd = usd, tokens = count, open = true }, Reservation)
 end
 
@@ -303,6 +307,7 @@ function Budget:guard(target, price)
       .. "tokens")
   end
   return setmetatable({ target = target, budget = self, price = priced and price or false, below = price.below or 1,
+    ask = Guarded.ask, stream = Guarded.stream, -- found without going through __index
     known = type(target.defaults) == "table" and target.defaults or {} }, Guarded)
 end
 
