@@ -368,17 +368,29 @@ local function whole_reply(run, response)
   return assembler:reply()
 end
 
---- The reply of a plain answer, without building a table of its body; else nil.
+--- The fields of the reply to a plain answer, without building a table of its body; else nil. All at once:
+--- a table that grows is a table made twice.
 local function plain_reply(self, response)
-  local fast = self.spoken.fast
+  local fast, opts = self.spoken.fast, self.opts
   if not fast or self.quirks.think_tags then return nil end
   local text, reason, rid, model, input, output, total, cached, reasoning = response:answer(fast)
   local finish = text and PLAIN[reason]
   if not finish then return nil end
-  return { text = text, finish_reason = finish, finish_reason_raw = reason, id = rid, model = model,
+  local ttft, elapsed = response:times()
+  return { text = text, finish_reason = finish, finish_reason_raw = reason, id = rid, model = model or opts.model,
     usage = input and { input_tokens = input, output_tokens = output,
       total_tokens = total or output and input + output, cached_tokens = cached or 0,
-      reasoning_tokens = reasoning or 0 } or {} }
+      reasoning_tokens = reasoning or 0 } or {},
+    response = response, provider = opts.provider, asked = opts.model, ttft = ttft, elapsed = elapsed }
+end
+
+--- The same for any other answer.
+local function other_reply(run, response)
+  local reply, opts = whole_reply(run, response), run.model.opts
+  reply.response, reply.provider, reply.asked = response, opts.provider, opts.model
+  reply.model = reply.model or opts.model
+  reply.ttft, reply.elapsed = response:times()
+  return reply
 end
 
 --- One attempt of ask: a reply, or raises. What it took is given back however it is left.
@@ -407,13 +419,7 @@ local function ask_once(run)
   if status < 200 or status > 299 then
     call.fail(run, failed_status(self, status, response, response:body()), response)
   end
-  local reply = plain_reply(self, response) or whole_reply(run, response)
-  reply.response = response
-  reply.provider = self.opts.provider
-  reply.asked = self.opts.model
-  reply.model = reply.model or self.opts.model
-  reply.ttft, reply.elapsed = response:times()
-  Reply.new(reply)
+  local reply = Reply.new(plain_reply(self, response) or other_reply(run, response))
   permit = run.permit
   if permit then permit:success(reply.elapsed, sent + reply.elapsed) end
   if charge then charge:settle_by(reply.usage, #reply.text) end

@@ -16,6 +16,8 @@
 
 /* Bytes of one repeated header's values: joining copies, and a hostile reply has thousands. */
 #define JOINED_MAX 8192
+/* Bodies from here on go with a word to libcurl; its own bound has been 1 MiB for years. */
+#define EXPECT_BYTES (64u << 10)
 
 /* ---- checks
  * ---------------------------------------------------------------------------------------- */
@@ -166,9 +168,8 @@ static int new_endpoint(lua_State *L) {
       lua_pop(L, 2);
     }
   }
-  /* Without it libcurl waits for "100 Continue" before it sends a large prompt. */
-  if (!header_list_add(&e->headers, "Expect", 6, NULL, 0))
-    return luaL_error(L, "not enough memory");
+  static uint64_t places;
+  e->place = ++places;
   lua_settop(L, 2);
   return 1;
 }
@@ -193,6 +194,7 @@ void http_read_call(lua_State *L, struct endpoint *e, int first, struct transfer
   spec->limits = e->limits;
   spec->receive_buffer = e->receive_buffer;
   spec->load = &e->load;
+  spec->place = e->place;
   if (!lua_isnoneornil(L, first)) spec->body = luaL_checklstring(L, first, &spec->body_len);
   if (!lua_isnoneornil(L, first + 1)) spec->limits.total_us = bind_check_seconds(L, first + 1);
   for (int i = first + 2; i < top; i += 2) { /* check all before the first is taken */
@@ -201,6 +203,12 @@ void http_read_call(lua_State *L, struct endpoint *e, int first, struct transfer
   }
   for (int i = first + 2; i < top; i += 2)
     if (!lua_isnil(L, i)) add_header(L, &spec->own, i);
+  /* Without it libcurl waits for "100 Continue" before it sends a large prompt. */
+  if (spec->body_len >= EXPECT_BYTES && !header_list_add(&spec->own, "Expect", 6, NULL, 0)) {
+    header_list_free(spec->own);
+    spec->own = NULL;
+    luaL_error(L, "not enough memory");
+  }
 }
 
 /* ---- what both kinds of reply tell

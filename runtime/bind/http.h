@@ -18,6 +18,7 @@ struct endpoint {
   struct header_list *headers;
   struct transfer_limits limits;
   size_t receive_buffer;
+  uint64_t place; /* of transfer_spec */
   size_t load; /* requests under way; what they are for keeps the endpoint alive */
 };
 

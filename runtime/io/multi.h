@@ -4,6 +4,7 @@
 
 #include <curl/curl.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 struct transfer;
 
@@ -12,6 +13,10 @@ struct easy {
   CURL *curl;
   struct easy *next_free;
   struct transfer *owner;
+  uint64_t place; /* what its URL, method and connect timeout are set for; 0: nothing */
+  bool sends;     /* … with a body */
+  bool posts;     /* the request under way has CURLOPT_POSTFIELDS */
+  long receive_buffer;
   char error[CURL_ERROR_SIZE];
 };
 

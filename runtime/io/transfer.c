@@ -28,13 +28,10 @@ static struct curl_slist *slist(struct header_list *list) {
 
 bool header_list_add(struct header_list **list, const char *name, size_t name_len,
                      const char *value, size_t value_len) {
-  struct curl_slist *node = malloc(sizeof *node);
-  char *line = malloc(name_len + value_len + 3);
-  if (node == NULL || line == NULL) {
-    free(node);
-    free(line);
-    return false;
-  }
+  /* in one piece: every request adds a line of its own */
+  struct curl_slist *node = malloc(sizeof *node + name_len + value_len + 3);
+  if (node == NULL) return false;
+  char *line = (char *)(node + 1);
   memcpy(line, name, name_len);
   if (value_len == 0) { /* libcurl's ways to send a header without a value, and to send none */
     memcpy(line + name_len, value != NULL ? ";" : ":", 2);
@@ -54,7 +51,6 @@ static void free_until(struct header_list *list, struct header_list *end) {
   while (node != NULL && node != stop) {
     struct curl_slist *next = node->next;
     explicit_bzero(node->data, strlen(node->data)); /* it may hold a key */
-    free(node->data);
     free(node);
     node = next;
   }
@@ -158,7 +154,7 @@ static void detach(struct transfer *t) {
   if (t->easy == NULL) return;
   multi_remove(t->easy);
   curl_easy_setopt(t->easy->curl, CURLOPT_HTTPHEADER, NULL);
-  curl_easy_setopt(t->easy->curl, CURLOPT_POSTFIELDS, NULL);
+  if (t->easy->posts) curl_easy_setopt(t->easy->curl, CURLOPT_POSTFIELDS, NULL);
   multi_give(t->easy);
   t->easy = NULL;
   free_until(t->own, t->common);
@@ -392,17 +388,26 @@ void transfer_init(struct transfer *t) {
   memset(t, 0, sizeof *t);
 }
 
+static bool is_method(const struct transfer_spec *spec, const char *method) {
+  return strcmp(spec->method, method) == 0;
+}
+
+static void set_body(struct easy *e, const struct transfer_spec *spec) {
+  CURL *c = e->curl;
+  e->posts = spec->body != NULL || is_method(spec, "POST");
+  if (!e->posts) return; /* the options below make it a POST */
+  curl_easy_setopt(c, CURLOPT_POSTFIELDS, spec->body != NULL ? spec->body : "");
+  curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)spec->body_len);
+}
+
 static void set_method(CURL *c, const struct transfer_spec *spec) {
-  bool head = strcmp(spec->method, "HEAD") == 0, post = strcmp(spec->method, "POST") == 0;
+  bool head = is_method(spec, "HEAD"), post = is_method(spec, "POST");
   curl_easy_setopt(c, CURLOPT_HTTPGET, 1L); /* also takes back an earlier POST or HEAD */
-  if (spec->body != NULL || post) {
+  if (spec->body != NULL || post)
     curl_easy_setopt(c, CURLOPT_POST, 1L);
-    curl_easy_setopt(c, CURLOPT_POSTFIELDS, spec->body != NULL ? spec->body : "");
-    curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)spec->body_len);
-  } else if (head) {
+  else if (head)
     curl_easy_setopt(c, CURLOPT_NOBODY, 1L);
-  }
-  bool plain = post || head || (spec->body == NULL && strcmp(spec->method, "GET") == 0);
+  bool plain = post || head || (spec->body == NULL && is_method(spec, "GET"));
   curl_easy_setopt(c, CURLOPT_CUSTOMREQUEST, plain ? NULL : spec->method);
 }
 
@@ -410,6 +415,24 @@ static void set_method(CURL *c, const struct transfer_spec *spec) {
 static long receive_buffer(const struct transfer_spec *spec) {
   if (spec->receive_buffer > 0) return (long)spec->receive_buffer;
   return active < TRANSFERS_MANY ? (long)RECEIVE_BUFFER : (long)RECEIVE_BUFFER_MANY;
+}
+
+/* What is the same for all requests to one place is set once, as long as the handle keeps to it. */
+static CURLcode point_at(struct easy *e, const struct transfer_spec *spec) {
+  long buffer = receive_buffer(spec);
+  if (e->receive_buffer != buffer) curl_easy_setopt(e->curl, CURLOPT_BUFFERSIZE, buffer);
+  e->receive_buffer = buffer;
+  bool sends = spec->body != NULL;
+  if (spec->place != 0 && e->place == spec->place && e->sends == sends) return CURLE_OK;
+  e->place = spec->place;
+  e->sends = sends;
+  set_method(e->curl, spec);
+  /* rounded up: 0 would be libcurl's default */
+  curl_easy_setopt(e->curl, CURLOPT_CONNECTTIMEOUT_MS,
+                   (long)((spec->limits.connect_us + 999) / 1000));
+  CURLcode bad = curl_easy_setopt(e->curl, CURLOPT_URL, spec->url);
+  if (bad != CURLE_OK) e->place = 0;
+  return bad;
 }
 
 bool transfer_start(struct transfer *t, const struct transfer_spec *spec) {
@@ -431,12 +454,9 @@ bool transfer_start(struct transfer *t, const struct transfer_spec *spec) {
   }
   t->easy->owner = t;
   CURL *c = t->easy->curl;
-  CURLcode bad = curl_easy_setopt(c, CURLOPT_URL, spec->url);
-  set_method(c, spec);
+  CURLcode bad = point_at(t->easy, spec);
+  set_body(t->easy, spec);
   curl_easy_setopt(c, CURLOPT_HTTPHEADER, join_headers(t));
-  /* rounded up: 0 would be libcurl's default */
-  curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS, (long)((spec->limits.connect_us + 999) / 1000));
-  curl_easy_setopt(c, CURLOPT_BUFFERSIZE, receive_buffer(spec));
   active++;
   t->load = spec->load;
   if (t->load != NULL) ++*t->load;
