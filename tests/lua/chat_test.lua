@@ -296,6 +296,17 @@ T.test("a stream closed with its group leaves no turn", function(t)
   t.eq(c:turns(), 1)
 end)
 
+T.test("a conversation's stream is transformed like any other, and read to its end it is a turn", function(t)
+  local provider <close> = mock.start { pace = 0, scenario = { { text = "One. Two! Three? Four" } } }
+  local c = chat { model = sluice.model { provider = "openai", model = "m", auth = "k", base_url = provider.url .. "/v1" } }
+  local list = {}
+  for sentence in c:stream("go"):sentences():map(string.upper) do list[#list + 1] = sentence end
+  t.eq(list, { "ONE.", "TWO!", "THREE?", "FOUR" })
+  t.eq(c.messages[2].content, "One. Two! Three? Four", "the history has what the model said")
+  t.eq(c:stream("again"):until_match("Two"):reply().finish_reason, "matched")
+  t.eq(c:turns(), 1, "ended early, it is no turn")
+end)
+
 T.test("money is added up under a budget with prices", function(t)
   local provider <close> = mock.start { pace = 0 }
   local model = sluice.model { provider = "openai", model = "m", auth = "k", base_url = provider.url .. "/v1" }

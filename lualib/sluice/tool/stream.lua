@@ -173,4 +173,6 @@ function ToolStream:__tostring()
   return ("stream of %s with tools (%s)"):format(tostring(self.rounds.model), self.closed and "closed" or "open")
 end
 
+require "sluice.transform.methods"(ToolStream)
+
 return ToolStream
