@@ -62,7 +62,7 @@ T.test("each thing, whole, split at every byte, byte by byte", function(t)
 end)
 
 local BITS = { "*", "**", "***", "_", "__", "`", "``", "~~", "[", "]", "](", ")", "(", "\n", "\n", "\n\n", " ", "word", "中", "，",
-  "#", "# ", "- ", "> ", "1. ", "|", "|-|", "---", "```", "\\", "\27", "\r\n", "x", "A" }
+  "https://x/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "#", "# ", "- ", "> ", "1. ", "|", "|-|", "---", "```", "\\", "\27", "\r\n", "x", "A" }
 
 T.test("random texts: the same however they come, and no style is left on", function(t)
   for _ = 1, T.slow and 100 or 400 do

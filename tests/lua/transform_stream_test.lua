@@ -30,7 +30,7 @@ local function endless()
   return S.start(function(_, res)
     res:start(200, S.EVENTS)
     res:write(HEAD)
-    while true do res:write(S.text "tick tock. ") end
+    while true do res:write(S.text "Tick tock. ") end
   end)
 end
 

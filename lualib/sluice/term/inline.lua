@@ -20,18 +20,24 @@ end
 --- A new line: nothing is open. `base` is the style of all of it.
 ---@param base string
 function Inline:reset(base)
-  self.base, self.bold, self.italic, self.strike, self.code = base, false, false, false, nil
+  self.style, self.base, self.bold, self.italic, self.strike, self.code = nil, base, false, false, false, nil
   self.run, self.prev, self.escaped, self.link, self.depth = "", "", false, nil, 0
 end
 
+--- The style of what is open now; kept until something opens or closes.
 local function style_of(self, extra)
-  local parts = {}
-  if self.base ~= "" then parts[1] = self.base end
-  if self.bold then parts[#parts + 1] = "1" end
-  if self.italic then parts[#parts + 1] = "3" end
-  if self.strike then parts[#parts + 1] = "9" end
-  if extra then parts[#parts + 1] = extra end
-  return table.concat(parts, ";")
+  local style = self.style
+  if not style then
+    local parts = {}
+    if self.base ~= "" then parts[1] = self.base end
+    if self.bold then parts[#parts + 1] = "1" end
+    if self.italic then parts[#parts + 1] = "3" end
+    if self.strike then parts[#parts + 1] = "9" end
+    style = table.concat(parts, ";")
+    self.style = style
+  end
+  if not extra then return style end
+  return style == "" and extra or style .. ";" .. extra
 end
 
 local function literal(self, text, extra)
@@ -72,7 +78,7 @@ end
 local function resolve(self, after)
   local run = self.run
   if run == "" then return end
-  self.run = ""
+  self.run, self.style = "", nil
   local mark = run:sub(1, 1)
   if mark == "`" then
     if after == "" then literal(self, run) else self.code = #run end
@@ -142,6 +148,17 @@ function give_up(self)
   self.link, self.depth = nil, 0
   literal(self, link:sub(1, 1))
   for char in link:sub(2):gmatch ".[\x80-\xBF]*" do self:feed(char, true) end
+end
+
+--- Is nothing held, so that plain words mean themselves?
+function Inline:idle()
+  return self.run == "" and not (self.code or self.link or self.escaped)
+end
+
+--- A piece of a word, ASCII letters, digits and such that are no marks, while nothing is held.
+function Inline:word(text)
+  self.writer:put_word(text, style_of(self))
+  self.prev = text:sub(-1)
 end
 
 --- One character; no line end.

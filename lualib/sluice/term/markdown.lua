@@ -236,6 +236,23 @@ function Markdown.new(opts)
     head = "", quotes = 0, rest = "" }, Markdown)
 end
 
+--- Goes through the text character by character; plain words within a line, which are most of it, at once.
+local function go_through(self, text)
+  local at, inline = 1, self.inline
+  while at <= #text do
+    local stop
+    if self.mode == "inline" and inline:idle() then
+      stop = select(2, text:find("^[%w.,;:?!'\"/=-]+", at))
+      if stop then inline:word(text:sub(at, stop)) end
+    end
+    if not stop then
+      stop = select(2, text:find("^.[\x80-\xBF]*", at))
+      MODES[self.mode](self, text:sub(at, stop))
+    end
+    at = stop + 1
+  end
+end
+
 --- A piece of the text, as it comes.
 ---@param text string
 ---@return string shown
@@ -246,7 +263,7 @@ function Markdown:feed(text)
   self.rest = text:sub(stop + 1)
   text = text:sub(1, stop)
   if self.pass then return self.pass(text) end
-  for char in harmless(text):gmatch ".[\x80-\xBF]*" do MODES[self.mode](self, char) end
+  go_through(self, harmless(text))
   return self.writer:take()
 end
 
@@ -256,7 +273,7 @@ function Markdown:finish()
   local rest = self.rest
   self.rest = ""
   if self.pass then return self.pass(rest) end
-  for char in harmless(rest):gmatch ".[\x80-\xBF]*" do MODES[self.mode](self, char) end
+  go_through(self, harmless(rest))
   if self.mode == "start" and self.head ~= "" then
     short_line(self)
     end_table(self)

@@ -77,7 +77,7 @@ end
 ---@param char string
 ---@param style string
 function Writer:put(char, style)
-  local width = term.width(char)
+  local width = #char == 1 and 1 or term.width(char)
   local between = width > 0 and (width == 2 or self.last_width == 2) -- a combining mark goes with its letter
   if self.word_width > 0 and between and not NO_START[char] and not NO_END[self.last] then self:flush() end
   if not self.word[1] then self.style, self.first_style = style, style end
@@ -86,6 +86,22 @@ function Writer:put(char, style)
   self.word_width = self.word_width + width
   if width > 0 then self.last, self.last_width = char, width end
   if self.word_width >= self.width then -- longer than any line: out with it, unbroken
+    self:flush()
+    self.joined = true
+  end
+end
+
+--- Several characters of ASCII that show, none of them a blank: as `put` for each of them.
+---@param text string
+---@param style string
+function Writer:put_word(text, style)
+  self:put(text:sub(1, 1), style)
+  local n = #text - 1
+  if n == 0 then return end
+  if not self.word[1] then self.first_style = style end -- what came before has just gone out
+  self.word[#self.word + 1] = text:sub(2)
+  self.word_width, self.last, self.last_width = self.word_width + n, text:sub(-1), 1
+  if self.word_width >= self.width then
     self:flush()
     self.joined = true
   end
