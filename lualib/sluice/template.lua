@@ -6,7 +6,7 @@
 --   Hello {{name}}, you live in {{address.city}}.        a place; fields, and items by number: {{rows.1}}
 --   {{nick?}}  {{nick or "friend"}}                      may be missing: nothing, or this
 --   {{data | json}} {{tags | join ", "}} {{text | trim}} {{n | upper}} {{n | lower}}
---   {{if admin}} … {{elseif role == "guest"}} … {{else}} … {{end}}     also: not x, x ~= "…", x?
+--   {{if admin}} … {{elseif role == "guest"}} … {{else}} … {{end}}     also: not x, x ~= "…", x?, and, or
 --   {{for item in items}} {{loop.index}}. {{item.title}} {{else}} none {{end}}
 --   {{for key, value in fields}} … {{end}}               by key, in order
 --   {{include "rules.md"}}                               a file, relative to the one it stands in
@@ -193,9 +193,19 @@ local function holds(test, scope, self)
   return result ~= (test.negated or false)
 end
 
+--- One of the lists holds as a whole.
+local function any_holds(test, scope, self)
+  for _, all in ipairs(test) do
+    local good = true
+    for _, condition in ipairs(all) do good = good and holds(condition, scope, self) end
+    if good then return true end
+  end
+  return false
+end
+
 RENDER["if"] = function(node, out, scope, self)
   for _, branch in ipairs(node.branches) do
-    if not branch.test or holds(branch.test, scope, self) then
+    if not branch.test or any_holds(branch.test, scope, self) then
       return render_list(branch.body, out, scope, self)
     end
   end
@@ -278,7 +288,9 @@ function Template:names()
       if type(node) == "table" then
         if node.path then add(node.path[1], bound) end
         for _, branch in ipairs(node.branches or {}) do
-          if branch.test then add(branch.test.path[1], bound) end
+          for _, all in ipairs(branch.test or {}) do
+            for _, condition in ipairs(all) do add(condition.path[1], bound) end
+          end
           walk(branch.body, bound)
         end
         if node.body then
@@ -346,7 +358,9 @@ function compile(text, name, path, chain)
         node.source = name
         if node.kind == "include" then node.tree = include(node, path, chain) end
         for _, branch in ipairs(node.branches or {}) do
-          if branch.test then branch.test.source = name end
+          for _, all in ipairs(branch.test or {}) do
+            for _, condition in ipairs(all) do condition.source = name end
+          end
           walk(branch.body)
         end
         if node.body then walk(node.body) end

@@ -43,6 +43,12 @@ T.test("conditions", function(t)
   eq(t, text, { a = {}, b = "", n = 3 }, "C")
   eq(t, "{{if not a}}no{{end}}{{if gone?}}x{{else}}-{{end}}{{if not gone?}}y{{end}}", { a = false }, "no-y")
   eq(t, "{{if b == true}}t{{end}}{{if n == 2}}2{{end}}", { b = true, n = 2 }, "t2")
+  local both = '{{if a and not b}}1{{elseif a or b == "x or y"}}2{{elseif a? and b? or c}}3{{else}}4{{end}}'
+  eq(t, both, { a = true, b = false, c = false }, "1")
+  eq(t, both, { a = true, b = true, c = false }, "2")
+  eq(t, both, { a = false, b = "x or y", c = false }, "2")
+  eq(t, both, { a = false, b = "", c = true }, "3")
+  eq(t, both, { a = false, b = "", c = false }, "4")
   eq(t, "{{if a}}{{if b}}ab{{else}}a{{end}}{{end}}", { a = 1, b = false }, "a")
 end)
 
@@ -114,6 +120,7 @@ T.test("a wrong template says so at once, with the line", function(t)
     ['{{a | trim "x"}}'] = "'trim' takes no argument",
     ["{{a or b}}"] = "after 'or' a text in quotes is expected", ["{{if a == b}}{{end}}"] = "is compared with a text in quotes",
     ["{{include x}}"] = "takes the name of a file in quotes", ["{{-- open"] = "a remark", ["{{if}}{{end}}"] = "a condition is missing",
+    ["{{if a and}}{{end}}"] = "'a and' is no condition", ["{{if a and or b}}{{end}}"] = "is no condition", ["{{and}}"] = "'and' stands where",
     ["{{in}}"] = "'in' stands where a name is expected", ["{{end x}}"] = "'x' behind end",
     [("{{if a}}"):rep(70)] = "more than 64 blocks",
   } do

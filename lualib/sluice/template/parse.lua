@@ -3,7 +3,8 @@
 --
 -- A tree is a list of strings and nodes { kind =, line =, … }:
 --   place    path, optional, default, filters = { { name, argument } }
---   if       branches = { { test = { path, optional, negated, operator, value } | nil, body } }
+--   if       branches = { { test, body } … }; test: nil, or a list of lists of conditions { path, optional,
+--            negated, operator, value }: one list of them must hold as a whole
 --   for      names, path, optional, body, otherwise
 --   include  file
 
@@ -11,7 +12,7 @@ local nearest = require "sluice.nearest"
 
 local DEPTH_MAX = 64
 local WORDS = { ["if"] = true, ["elseif"] = true, ["else"] = true, ["end"] = true, ["for"] = true, include = true,
-  ["in"] = true, ["not"] = true, ["or"] = true }
+  ["in"] = true, ["not"] = true, ["or"] = true, ["and"] = true }
 local NAME = "^[%a_\x80-\xFF][%w_\x80-\xFF]*"
 
 local Fault = { __name = "sluice.template.fault" }
@@ -76,7 +77,7 @@ end
 local function is_block(piece)
   if piece.remark then return true end
   local word = piece.tag and piece.tag:match "^%a+"
-  return word ~= nil and WORDS[word] ~= nil and word ~= "in" and word ~= "not" and word ~= "or"
+  return word ~= nil and WORDS[word] ~= nil and word ~= "in" and word ~= "not" and word ~= "or" and word ~= "and"
 end
 
 --- Takes the rest of the line away from around tags that stand alone on it.
@@ -175,7 +176,7 @@ local function place(tag, line, known)
   return node
 end
 
-local function test(text, line)
+local function condition(text, line)
   local node = { line = line }
   local left, operator, value = text:match "^(.-)%s*([=~]=)%s*(.+)$"
   if operator then
@@ -191,6 +192,35 @@ local function test(text, line)
   if text == "" then fail(line, "a condition is missing: {{if name}}") end
   node.path, node.optional = reference(text, line, "condition")
   return node
+end
+
+--- The pieces of a text between a word, which does not count inside of quotes.
+local function split(text, word)
+  local parts, start, at = {}, 1, 1
+  while true do
+    local from, to = text:find("%s+" .. word .. "%s+", at)
+    local quote = text:find('"', at, true)
+    if quote and from and quote < from then
+      local close = text:find('"', quote + 1, true)
+      if not close then from = nil else at = close + 1 end
+    elseif from then
+      parts[#parts + 1] = text:sub(start, from - 1)
+      start, at = to + 1, to + 1
+    end
+    if not from then
+      parts[#parts + 1] = text:sub(start)
+      return parts
+    end
+  end
+end
+
+local function test(text, line)
+  local any = {}
+  for i, part in ipairs(split(text, "or")) do
+    any[i] = {}
+    for j, single in ipairs(split(part, "and")) do any[i][j] = condition(single, line) end
+  end
+  return any
 end
 
 local function loop(text, line)

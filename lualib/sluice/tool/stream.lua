@@ -50,13 +50,14 @@ local function fail(self, err)
   error(err, 0)
 end
 
+local function after(self, ok, ...)
+  if not ok then fail(self, (...)) end
+  return ...
+end
+
 --- Runs `f`; what it raises is the end of the stream.
 local function guarded(self, f, ...)
-  local function after(ok, ...)
-    if not ok then fail(self, (...)) end
-    return ...
-  end
-  return after(pcall(f, ...))
+  return after(self, pcall(f, ...))
 end
 
 local function push(self, event) self.queue[#self.queue + 1] = event end
