@@ -1,5 +1,6 @@
 --- What a run shows of itself while it runs and after: starting what the options ask for.
--- Owns: who is told at the end. Loaded only when one of the options is given. Never: decides what is shown (sluice.metrics and its parts).
+-- Owns: who is told at the end. Never: decides what is shown (sluice.metrics and its parts). It is loaded only
+-- when one of the options is given.
 
 local observing = {}
 
@@ -52,12 +53,25 @@ local function start_file(opts)
   return true
 end
 
+local function start_push(opts)
+  local otlp = require "sluice.metrics.otlp"
+  local url = otlp.address(opts.metrics_otlp)
+  if not url then
+    return cannot("send metrics",
+      ("--metrics-otlp: '%s' is not an http or https address, such as http://127.0.0.1:4318"):format(
+      require "sluice.errors".one_line(opts.metrics_otlp, 80)))
+  end
+  observing.at_end(otlp.start(url))
+  return true
+end
+
 --- Starts what the options ask for.
 ---@param opts table
 ---@return boolean ok  false when it could not be done; the reason has been printed
 function observing.start(opts)
   if opts.metrics and not start_server(opts) then return false end
   if opts.metrics_file and not start_file(opts) then return false end
+  if opts.metrics_otlp and not start_push(opts) then return false end
   return true
 end
 

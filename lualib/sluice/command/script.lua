@@ -45,6 +45,8 @@ script.options = {
       .. "a port alone is on 127.0.0.1, port 0 is any" },
   { "--metrics-file", arg = "FILE", type = "string",
     help = "write the metrics to FILE every few seconds and at the end, for node_exporter's textfile collector" },
+  { "--metrics-otlp", arg = "URL", type = "string",
+    help = "send the metrics to the OpenTelemetry collector at URL every few seconds and at the end (OTLP over HTTP)" },
   { "--quiet", "-q", type = "flag", help = "nothing on stderr but errors" },
   { "--verbose", "-v", type = "flag", help = "whole tracebacks, and debug logs" },
   { "--lib", arg = "DIR", type = "string",
@@ -118,7 +120,8 @@ function script.prepare(opts)
   end
   -- Words of a stream shall be seen as they come; a pipe keeps its buffer, which costs less.
   if sys.isatty(1) then io.stdout:setvbuf "no" end
-  if (opts.metrics or opts.metrics_file) and not require "sluice.command.observing".start(opts) then return false end
+  local observing = (opts.metrics or opts.metrics_file or opts.metrics_otlp) and require "sluice.command.observing"
+  if observing and not observing.start(opts) then return false end
   if opts.trace and not start_trace(opts) then return false end
   if not opts.mock then return true end
   local scope = task.scope {}

@@ -1,0 +1,114 @@
+--- The metrics of OpenTelemetry's conventions for generative AI (semantic-conventions-genai, gen-ai-metrics),
+-- for those who are sent them: metrics/otlp.lua. Owns: their names, attributes and bounds. They lie in a
+-- registry of their own: Prometheus has sluice's own names for the same things.
+-- Never: reports an estimate as usage.
+
+local core = require "sluice.core.metrics"
+local errors = require "sluice.errors"
+local observe = require "sluice.observe"
+
+-- The advised bounds; durations go on above them, for models that think longer than 82 s.
+local SECONDS = { 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84,
+  327.68, 655.36 }
+local TOKENS = { 1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864 }
+local NAMES_MAX = 1000 -- models whose series are kept at hand
+
+local genai = {
+  UNITS = {}, ---@type table<string, string>  by a metric's name in the registry
+}
+
+local all                 -- the metrics, once there are
+local registry
+local models, count = {}, 0
+
+local BASE = { "gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "server_address",
+  "server_port" }
+
+local function with(label)
+  local labels = table.move(BASE, 1, #BASE, 1, {})
+  labels[#labels + 1] = label
+  return labels
+end
+
+local function make()
+  registry = core.registry()
+  local function histogram(name, unit, help, labels, bounds)
+    genai.UNITS[name] = unit
+    return (assert(registry:add("histogram", name, help, labels, bounds)))
+  end
+  return {
+    duration = histogram("gen_ai_client_operation_duration", "s", "GenAI operation duration.", with "error_type",
+      SECONDS),
+    tokens = histogram("gen_ai_client_token_usage", "{token}", "Number of input and output tokens used.",
+      with "gen_ai_token_type", TOKENS),
+    first = histogram("gen_ai_client_operation_time_to_first_chunk", "s",
+      "Time to receive the first chunk of a streaming response.", BASE, SECONDS),
+  }
+end
+
+local DEFAULT_PORT = { http = "80", https = "443" }
+
+local function series_of(name, provider, model, base)
+  local key = base .. "\n" .. name
+  local found = models[key]
+  if found then return found end
+  local scheme, authority = base:match "^(%a+)://([^/?#]*)"
+  authority = (authority or ""):gsub("^.*@", "")
+  local host, port = authority:match "^%[?([^%]]-)%]?:(%d+)$"
+  host, port = host or authority:match "^%[?([^%]]*)", port or DEFAULT_PORT[scheme] or ""
+  local function at(metric, last)
+    return metric:at("chat", provider, model, host, port, last)
+  end
+  found = { at = at, ok = at(all.duration, ""), input = at(all.tokens, "input"), output = at(all.tokens, "output") }
+  if count < NAMES_MAX then models[key], count = found, count + 1 end
+  return found
+end
+
+local function count_tokens(series, usage)
+  if not usage then return end
+  if usage.input_tokens then series.input:observe(usage.input_tokens) end
+  if usage.output_tokens then series.output:observe(usage.output_tokens) end
+end
+
+local GenAI = { light = true }
+
+function GenAI.ask_answered(_, run, reply)
+  local model = run.model
+  local series = series_of(model.name, model.opts.provider, model.opts.model, model.base)
+  series.ok:observe(reply.elapsed)
+  count_tokens(series, reply.usage)
+end
+
+function GenAI.content(_, call, _, ttft)
+  local series = series_of(call.name, call.provider, call.model, call.base)
+  series.first = series.first or series.at(all.first)
+  series.first:observe(ttft)
+end
+
+function GenAI.call_ended(_, call, at, outcome, what)
+  local series = series_of(call.name, call.provider, call.model, call.base)
+  local elapsed = at - call.began
+  if outcome == "ok" or outcome == "abandoned" then
+    series.ok:observe(elapsed)
+    return count_tokens(series, what.usage)
+  end
+  if not errors.is(what) then return end -- a fault of the script's
+  series.at(all.duration, what.kind):observe(elapsed)
+end
+
+--- Begins to count. A second time changes nothing.
+function genai.start()
+  if all then return end
+  all = make()
+  observe.subscribe(GenAI)
+end
+
+--- The metrics as tables, as sluice.metrics.look() has them.
+---@return table[]
+function genai.look()
+  local list = registry:metrics()
+  for i, metric in ipairs(list) do list[i] = metric:look() end
+  return list
+end
+
+return genai
