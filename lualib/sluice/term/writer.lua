@@ -79,7 +79,10 @@ end
 function Writer:put(char, style)
   local width = #char == 1 and 1 or term.width(char)
   local between = width > 0 and (width == 2 or self.last_width == 2) -- a combining mark goes with its letter
-  if self.word_width > 0 and between and not NO_START[char] and not NO_END[self.last] then self:flush() end
+  if between and self.last and not NO_START[char] and not NO_END[self.last] then
+    self:flush()
+    self.joined = false
+  end
   if not self.word[1] then self.style, self.first_style = style, style end
   self.word[#self.word + 1] = switch(self.style, style) .. char
   self.style = style
