@@ -223,6 +223,21 @@ T.test("the mock answers what is of no use first: one repair in every mode", fun
   end
 end)
 
+T.test("over steps that speak other protocols, rules that hand on, and rules in a file", function(t)
+  local provider <close> = mock.start { pace = 0, scenario = { { model = "down", status = 503 } } }
+  local all = models(provider)
+  local down = sluice.model { provider = "openai", model = "down", auth = "k", base_url = provider.url .. "/v1", retry = false }
+  local value, reply = sluice.fallback({ down, all.anthropic }):json("Plan for Paris", { city = "string" })
+  t.eq({ value, reply.degraded.step }, { { city = "Paris" }, 2 })
+  value = sluice.fallback({ down, function(req) return all.siliconflow:ask(req) end }):json("Plan for Paris", { city = "string" })
+  t.eq(value, { city = "Paris" })
+  value = sluice.fallback({ down, function() return '{"city":"nowhere"}' end }):json("Plan for Paris", { city = "string" })
+  t.eq(value, { city = "nowhere" })
+  local path = T.tmpdir() .. "/rules.lua"
+  T.write(path, "return { function() return '{\"city\":\"somewhere\"}' end }")
+  t.eq(sluice.rules(path):json("x", { city = "string" }), { city = "somewhere" })
+end)
+
 T.test("through a cache and a budget", function(t)
   local provider <close> = mock.start { pace = 0 }
   local model = models(provider).siliconflow
