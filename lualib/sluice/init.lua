@@ -10,6 +10,10 @@
 ---@field http sluice.http
 ---@field metrics sluice.metrics
 ---@field process sluice.process
+---@field files sluice.files
+---@field jsonl sluice.jsonl
+---@field term sluice.term
+---@field pipeline async fun(spec: sluice.PipelineSpec): sluice.PipelineCounts
 local sluice = {}
 
 -- name -> module

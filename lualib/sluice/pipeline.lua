@@ -39,6 +39,14 @@ local STAGE = options.spec({
   name = { type = "string", nonempty = true },
 }, "field")
 
+---A source, then stages: functions, or { function, concurrency =, ordered =, flat =, name = }.
+---@class sluice.PipelineSpec
+---@field [integer] any
+---@field on_error? fun(err: any, item: any, n: integer, stage: string): any  what it returns, if not nil, goes on
+---@field progress? fun(counts: sluice.PipelineCounts)
+---@field name? fun(item: any): string?  what an item is called in errors
+---@field buffer? integer               places before each stage; its concurrency
+
 ---@class sluice.PipelineCounts
 ---@field read integer       items the source has given
 ---@field done integer       items that went through the last stage
@@ -223,7 +231,7 @@ end
 --- progress(counts) is called for each item that has left; name(item) tells what items are called in errors;
 --- `buffer` is the number of places before each stage (its concurrency).
 ---@async
----@param spec table
+---@param spec sluice.PipelineSpec
 ---@return sluice.PipelineCounts
 function pipeline.new(spec)
   if type(spec) ~= "table" then

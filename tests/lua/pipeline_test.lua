@@ -84,6 +84,27 @@ T.test("a slow sink slows the source down", function(t)
   t.ok(most <= 45, most)
 end)
 
+T.test("any number of items takes the memory of few", function(t)
+  local n, most = T.slow and 300 or 3000, 0
+  collectgarbage()
+  local before = collectgarbage "count"
+  pipeline {
+    function()
+      n = n - 1
+      if n >= 0 then return ("x"):rep(10000) .. n end -- 30 MB in all
+    end,
+    { function(text) jitter() return text .. "y" end, concurrency = 8 },
+    { function(text) return { text:sub(1, 5000), text:sub(5001) } end, concurrency = 2, flat = true },
+    function()
+      if n % 100 == 0 then
+        collectgarbage()
+        most = math.max(most, collectgarbage "count" - before)
+      end
+    end,
+  }
+  t.ok(most < 2048, most) -- KiB
+end)
+
 T.test("nil drops, flat makes several of one, false is an item", function(t)
   local out = {}
   local counts = pipeline {
