@@ -226,6 +226,29 @@ T.test("a stream that was dropped and collected is settled, too", function(t)
   settled(t, budget, ESTIMATE)
 end)
 
+T.test("streams that are dropped by the hundred do not pile up, though nobody looks", function(t)
+  local budget = sluice.budget { tokens = 1 << 40 }
+  local guarded = budget:guard((model({ { text = "a b", gap = 1, usage = USAGE } }, { limit = { concurrency = 1000 } })))
+  local most = 0
+  for i = 1, 600 do
+    guarded:stream "x"
+    if i % 50 == 0 then collectgarbage() end
+    most = math.max(most, budget.watched)
+  end
+  t.ok(most <= 200, most)
+end)
+
+T.test("a period that is over takes along what was left in it without a word", function(t)
+  local budget = sluice.budget { tokens = 10000, per = 60 }
+  budget:guard(streamed()):stream "x"
+  collectgarbage()
+  collectgarbage()
+  task.sleep(61)
+  local held = budget:reserve { usd = 0, tokens = 10000 } -- nothing of the old period is in its way
+  t.eq(budget.spent.tokens, 0)
+  budget:settle(held)
+end)
+
 T.test("a stream that is still open is not settled by looking", function(t)
   local budget = sluice.budget { tokens = 10000 }
   local stream <close> = budget:guard(streamed()):stream "x"

@@ -5,7 +5,7 @@ local process, task = sluice.process, sluice.task
 
 sluice.test("a program has the time it takes", function(t)
   t.eq(process.run({ "sh", "-c", "sleep 0.1; echo hi", timeout = 30 }):text(), "hi")
-  t.ok(t.clock() >= 0.1 and t.clock() < 20, t.clock())
+  t.ok(t.clock() >= 0.09 and t.clock() < 20, t.clock()) -- the clock takes up the pace when somebody waits
   t.eq(task.deadline(30, function() return process.run({ "echo", "ho" }):text() end), "ho")
 end)
 
