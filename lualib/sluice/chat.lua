@@ -57,6 +57,8 @@ local OF_LOOP = { "rounds", "concurrency", "result_bytes", "on_call", "allow" }
 local Chat = { __name = "sluice.chat" }
 Chat.__index = Chat
 
+---@class sluice.chat
+---@overload fun(opts: sluice.ChatOptions|sluice.Model|sluice.Fallback|string): sluice.Chat
 local chat = {}
 
 -- Turns -----------------------------------------------------------------------------------------------

@@ -10,6 +10,11 @@
 ---@field http sluice.http
 ---@field metrics sluice.metrics
 ---@field process sluice.process
+---@field chat sluice.chat
+---@field tool sluice.tool
+---@field schema sluice.schema
+---@field template sluice.template
+---@field tokens sluice.tokens
 ---@field files sluice.files
 ---@field jsonl sluice.jsonl
 ---@field term sluice.term

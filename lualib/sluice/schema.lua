@@ -9,6 +9,8 @@ local validate = require "sluice.schema.validate"
 
 local DEPTH_MAX = 64
 
+---@class sluice.schema
+---@overload fun(description: string|table): table
 local schema = {}
 
 --- The JSON Schema of a description: `sluice.schema { city = "string: where", days = "integer? = 3" }`.

@@ -28,9 +28,12 @@ local INCLUDES_MAX = 20    -- files inside each other
 
 ---@class sluice.Template
 ---@field name string  what messages call it
+---@overload fun(values?: table): string
 local Template = { __name = "sluice.template" }
 Template.__index = Template
 
+---@class sluice.template
+---@overload fun(text: string, opts?: { name?: string, dir?: string }): sluice.Template
 local template = {}
 
 --- What is wrong in a template: raised as the whole sentence, blamed on the caller's line.

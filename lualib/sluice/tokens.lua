@@ -7,6 +7,7 @@
 local IMAGE = 1500 -- what an image costs at most of the vendors, whatever its bytes
 local DEPTH_MAX = 64
 
+---@class sluice.tokens
 local tokens = { IMAGE = IMAGE }
 
 --- Tokens of so many bytes of text.

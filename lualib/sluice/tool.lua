@@ -45,6 +45,8 @@ local SPEC = options.spec {
 local Tool = { __name = "sluice.tool" }
 Tool.__index = Tool
 
+---@class sluice.tool
+---@overload fun(opts: sluice.ToolOptions): sluice.RunnableTool
 local tool = {}
 
 local function build(where, opts)
