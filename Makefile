@@ -130,7 +130,7 @@ LIBS = $(OUR_LDLIBS) $(LDLIBS)
 # Sources ------------------------------------------------------------------------------------------
 
 SRC := $(filter-out runtime/embed.c,$(sort $(shell find runtime -name '*.c')))
-LUALIB := $(sort $(shell find lualib/sluice -name '*.lua' 2>/dev/null))
+LUALIB := $(sort $(shell find lualib/sluice lualib/meta -name '*.lua' 2>/dev/null))
 OBJ := $(SRC:%.c=$(B)/%.o)
 BASE_OBJ := $(filter $(B)/runtime/base/%,$(OBJ))
 MAIN_OBJ := $(B)/runtime/main.o

@@ -11,8 +11,8 @@
 #include <string.h>
 
 #include "bind/bind.h"
+#include "bind/library.h"
 #include "bind/sys.h"
-#include "embed.h"
 #include "io/loop.h"
 #include "io/process.h"
 #include "io/signal.h"
@@ -58,28 +58,6 @@ static void on_signal(int signo, int nth) {
 /* ---- the library inside the binary
  * ------------------------------------------------------------------- */
 
-static int by_name(const void *key, const void *file) {
-  return strcmp(key, ((const struct embedded_file *)file)->name);
-}
-
-static int load_embedded(lua_State *L) {
-  const char *name = luaL_checkstring(L, 1);
-  const struct embedded_file *file =
-      bsearch(name, embedded_lua, embedded_lua_count, sizeof *file, by_name);
-  if (file == NULL) {
-    lua_pushfstring(L, "no module '%s' inside sluice", name);
-    return 1;
-  }
-  lua_pushfstring(L, "@%s", file->path);
-  bool compiled = file->code != NULL && strcmp(lua_ident, embedded_lua_ident) == 0;
-  const char *bytes = (const char *)(compiled ? file->code : file->data);
-  size_t size = compiled ? file->code_size : file->size;
-  if (luaL_loadbufferx(L, bytes, size, lua_tostring(L, -1), compiled ? "b" : "t") != LUA_OK)
-    return lua_error(L);
-  lua_pushstring(L, file->path);
-  return 2;
-}
-
 /* Second place, after preload. `--lib` is the command line's business (lualib/sluice/cli.lua). */
 static void install_searcher(lua_State *L) {
   const lua_Integer place = 2;
@@ -89,7 +67,7 @@ static void install_searcher(lua_State *L) {
     lua_rawgeti(L, -1, i);
     lua_rawseti(L, -2, i + 1);
   }
-  lua_pushcfunction(L, load_embedded);
+  lua_pushcfunction(L, library_searcher);
   lua_rawseti(L, -2, place);
   lua_pop(L, 2);
 }

@@ -55,7 +55,6 @@ local FUNCTIONS = {
   budget = { "sluice.budget", "new" },
   pipeline = { "sluice.pipeline", "new" },
   test = { "sluice.test", "add" },
-  isatty = { "sluice.core.sys", "isatty" }, -- isatty(0): does a person type on stdin?
 }
 
 --- Calls `f(...)`; returns its values, or nil and the error.
@@ -68,6 +67,13 @@ function sluice.try(f, ...)
     return nil, (...)
   end
   return pack(pcall(f, ...))
+end
+
+--- Is a file descriptor a terminal? `sluice.isatty(0)`: does a person type on stdin?
+---@param fd integer  0 stdin, 1 stdout, 2 stderr
+---@return boolean
+function sluice.isatty(fd)
+  return require "sluice.core.sys".isatty(fd)
 end
 
 return setmetatable(sluice, {

@@ -124,6 +124,7 @@ function Rules.new(path)
   return self
 end
 
+--- Asks the chain of the file as it is now.
 ---@async
 ---@param req string|sluice.Request
 ---@param opts? table  from a chain these rules are a step of
@@ -133,6 +134,7 @@ function Rules:ask(req, opts)
   return self.chain:ask(req, opts)
 end
 
+--- Streams from the chain of the file as it is now; an edit takes hold at the next call.
 ---@async
 ---@param req string|sluice.Request
 ---@param opts? table  from a chain these rules are a step of
@@ -142,6 +144,7 @@ function Rules:stream(req, opts)
   return self.chain:stream(req, opts)
 end
 
+--- For a chain these rules are a step of: as a model's.
 ---@return number?
 function Rules:pay_hedge()
   return self.chain:pay_hedge()

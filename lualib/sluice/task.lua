@@ -13,11 +13,20 @@ local options = require "sluice.options"
 
 local MAP_CONCURRENCY = 64 -- tasks of one map at a time, unless said otherwise
 
-local task = {
-  sleep = core.sleep,
-  now = core.now,
-  left = core.left,
-}
+local task = {}
+
+--- Waits; other tasks run meanwhile. 0 lets them have a turn.
+---@async
+---@param seconds number
+task.sleep = core.sleep
+
+--- Seconds on a clock that only goes forward, for differences; under `sluice test` the virtual one.
+---@return number
+task.now = core.now
+
+--- Seconds to the nearest deadline the task is under; nil without one.
+---@return number?
+task.left = core.left
 
 local function check_function(f, name, arg)
   if type(f) ~= "function" then

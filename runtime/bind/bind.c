@@ -68,6 +68,7 @@ void bind_open(lua_State *L) {
       {"sluice.core.metrics", luaopen_sluice_core_metrics},
       {"sluice.core.text", luaopen_sluice_core_text},
       {"sluice.core.terminal", luaopen_sluice_core_terminal},
+      {"sluice.core.library", luaopen_sluice_core_library},
       {NULL, NULL},
   };
   static const luaL_Reg globals[] = {

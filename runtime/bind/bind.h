@@ -25,6 +25,7 @@ int luaopen_sluice_core_process(lua_State *L);
 int luaopen_sluice_core_metrics(lua_State *L);
 int luaopen_sluice_core_text(lua_State *L);
 int luaopen_sluice_core_terminal(lua_State *L);
+int luaopen_sluice_core_library(lua_State *L);
 
 /* Put every module into package.preload, replace pcall, xpcall and coroutine.*. */
 void bind_open(lua_State *L);

@@ -1,0 +1,54 @@
+-- What help(x), the reference and the stubs are made of.
+local T = require "harness"
+local annotations = require "sluice.annotations"
+local sluice = require "sluice"
+
+T.test("every page has functions, and every function a sentence", function(t)
+  for _, page in ipairs(annotations.pages()) do
+    local list = annotations.read(page)
+    t.ok(#list > 0, page.shown)
+    for _, f in ipairs(list) do t.ok(#annotations.parts(f.doc).prose > 0, f.name) end
+  end
+end)
+
+T.test("a name, a function and a value are found", function(t)
+  for name, words in pairs {
+    ["sluice.task.map"] = "^sluice.task.map%(list, f, opts%)",
+    ["task.sleep"] = "^sluice.task.sleep%(seconds%)",
+    ["model:ask"] = "^model:ask%(req, opts%)",
+    ["sluice.model"] = "^sluice.model%(opts%)",
+    ["retry_later"] = false,
+    sluice = "sluice.task",
+  } do
+    local text = annotations.of(name)
+    if words then t.match(text, words) else t.eq(text, nil) end
+  end
+  t.match(annotations.of(sluice.task.map), "^sluice.task.map")
+  t.match(annotations.of(sluice.task.sleep), "^sluice.task.sleep")
+  t.match(annotations.of(sluice.model), "^sluice.model")
+  t.match(annotations.of(sluice.task), "^sluice.task: Structured concurrency")
+  t.match(annotations.of(sluice), "^sluice: prompt workflows")
+  local model = sluice.model { provider = "openai", model = "x", base_url = "http://127.0.0.1:9/v1", auth = "k" }
+  t.match(annotations.of(model), "^model: What")
+  t.match(annotations.of(model.ask), "^model:ask")
+  t.eq(annotations.of(print), nil)
+  t.eq(annotations.of {}, nil)
+  t.eq(annotations.of(function() end), nil)
+  t.eq(annotations.of(7), nil)
+end)
+
+-- PARTS and FUNCTIONS of sluice: whatever a script can write behind "sluice." is documented.
+T.test("every name of sluice is public in the annotations", function(t)
+  local text = annotations.source "sluice"
+  local names = {}
+  for name in text:gmatch "\n  ([%a_][%w_]*) = [{\"]" do names[#names + 1] = name end
+  t.ok(#names > 20, #names)
+  for _, name in ipairs(names) do t.ok(annotations.of("sluice." .. name), "sluice." .. name) end
+end)
+
+T.test("the text of a module is that which runs", function(t)
+  t.match(annotations.source "sluice.annotations", "^%-%-%- What the library says of itself")
+  t.eq(annotations.source "sluice.nothing", nil)
+end)
+
+T.done()
