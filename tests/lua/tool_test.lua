@@ -321,6 +321,21 @@ T.test("a stream that a task returns is read outside of it; one that stays is cl
   T.until_(function() return provider:stats().streams_open == 0 end, 5)
 end)
 
+for _, protocol in ipairs { "openai", "anthropic" } do
+  T.test(protocol .. ": a stream that dies in the middle of a call runs nothing", function(t)
+    local provider <close> = mock.start { pace = 0, scenario = { { nth = 1, cut_after = 2 } } }
+    local model = sluice.model { provider = protocol, model = "m", auth = "k", retry = false,
+      base_url = provider.url .. (protocol == "openai" and "/v1" or "") }
+    local ran = 0
+    local counted = { name = "get_weather", params = { city = "string" }, run = function() ran = ran + 1 end }
+    local c = sluice.chat { model = model, tools = { counted } }
+    t.raises("interrupted", function() c:stream("Use get_weather for Oslo."):reply() end)
+    t.eq({ ran, c:turns() }, { 0, 0 })
+    t.eq(#c:say("Use get_weather for Oslo.").calls, 1)
+    t.eq({ ran, c:turns() }, { 1, 1 })
+  end)
+end
+
 T.test("over a fallback: a hedge, a rule that answers, and a rescue", function(t)
   local provider <close> = mock.start { pace = 0, scenario = {
     { model = "cut", stream = true, cut_after = 4 }, { model = "down", status = 503 } } }
