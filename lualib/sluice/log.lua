@@ -1,17 +1,27 @@
---- Log lines on stderr, for scripts (sluice.log) and for the library.
--- Owns: the level, the form of a line, what is left out of it. Never: raises over a value it cannot
--- show, nor prints the value of a field whose name is that of a credential.
+--- Log lines on stderr or in a file, for scripts (sluice.log) and for the library.
+-- Owns: the level, the form of a line, what is left out of it, lines that come again and again. Never: raises
+-- over a value it cannot show, waits for whoever reads (log/sink.lua), nor prints a credential: the value of a
+-- field that is named as one, what looks like one (sluice.core.secret's redact), any secret there is.
 --
 --   log.info("answered", { model = "big", elapsed = 1.2 })
 --   text: 2026-01-02T03:04:05.678Z info  answered  elapsed=1.2 model=big     (on a terminal: the time alone)
 --   json: {"time":"2026-01-02T03:04:05.678Z","level":"info","msg":"answered","elapsed":1.2,"model":"big"}
+--
+-- The same line, its time aside, is written ten times within five seconds; more of it are counted, and the next
+-- one that is written, at the latest at the end of the run, says how many: "(repeated 41 times)", in JSON
+-- "repeated":41.
 
+local secrets = require "sluice.core.secret"
 local sys = require "sluice.core.sys"
+local sink = require "sluice.log.sink"
 
 local LEVELS = { debug = 1, info = 2, warn = 3, error = 4 }
 local VALUE_MAX = 1000 -- bytes of one value in a text line
 local DEPTH_MAX = 6    -- levels of tables that are shown
 local HIDDEN = "<hidden>"
+local REPEAT_S = 5      -- seconds …
+local REPEATS = 10      -- … in which a line is written so often
+local KNOWN_MAX = 64    -- lines that are remembered for that
 
 ---@class sluice.log
 local log = {}
@@ -34,10 +44,10 @@ end
 
 -- Values ------------------------------------------------------------------------------------------
 
---- Text as it may stand in a line. Secrets go first: escaped, cut or repaired they would not be known again.
+--- Text as it may stand in a line. Secrets go first, and what looks like one: escaped, cut or repaired they
+--- would not be known again.
 local function valid_utf8(s)
-  local secrets = package.loaded["sluice.core.secret"] -- not loaded: there are none
-  if secrets then s = secrets.scrub(s) end
+  s = secrets.redact(s)
   if utf8.len(s) then return s end
   return (s:gsub("[\x80-\xFF]", "?"))
 end
@@ -123,8 +133,8 @@ local COLOURS = { debug = "dim", info = "blue", warn = "yellow", error = "red" }
 
 local function text_line(level, message, fields)
   local paint = state.paint
-  local parts = { timestamp(state.terminal), paint(COLOURS[level], ("%-5s"):format(level)) }
-  parts[3] = valid_utf8(message):gsub("[%c\127]", " ")
+  local parts = { paint(COLOURS[level], ("%-5s"):format(level)) }
+  parts[2] = valid_utf8(message):gsub("[%c\127]", " ")
   local words = {}
   for _, key in ipairs(sorted_keys(fields)) do
     local value = log.is_secret(key) and HIDDEN or as_word(fields[key])
@@ -135,27 +145,81 @@ local function text_line(level, message, fields)
   return line
 end
 
-local RESERVED = { time = true, level = true, msg = true }
+local RESERVED = { time = true, level = true, msg = true, repeated = true }
 
 local function json_line(level, message, fields)
   local json = require "sluice.json"
-  local parts = { ('{"time":"%s","level":"%s","msg":%s'):format(timestamp(false), level,
-    json.encode(valid_utf8(message))) }
+  local parts = { ('"level":"%s","msg":%s'):format(level, json.encode(valid_utf8(message))) }
   for _, key in ipairs(sorted_keys(fields)) do
     local name = valid_utf8(to_text(key))
     if RESERVED[name] then name = name .. "_" end
     local value = log.is_secret(key) and ('"%s"'):format(HIDDEN) or as_json(fields[key])
     parts[#parts + 1] = ("%s:%s"):format(json.encode(name), value)
   end
-  return table.concat(parts, ",") .. "}"
+  return table.concat(parts, ",")
 end
 
-local function to_stderr(line) io.stderr:write(line, "\n") end
+--- Hands a line on, with its time. A `write` of the script's that fails does no harm.
+local function hand_on(body, repeated)
+  local line
+  if state.format == "json" then
+    line = ('{"time":"%s",%s%s}'):format(timestamp(false), body,
+      repeated > 0 and (',"repeated":%d'):format(repeated) or "")
+  else
+    line = ("%s %s%s"):format(timestamp(state.terminal), body,
+      repeated > 0 and (" (repeated %d times)"):format(repeated) or "")
+  end
+  if not state.write then return sink.write(line) end
+  local ok, why = pcall(state.write, line)
+  if ok then return end
+  state.write = nil
+  sink.write(line)
+  sink.write("sluice: log.configure's write failed, and is not called again: " .. valid_utf8(to_text(why)))
+end
+
+-- Lines that come again -----------------------------------------------------------------------------
+
+local known, known_count = {}, 0 -- line -> { since =, written =, held = }
+local now                        -- a clock: sluice.core.task's, once something is logged
+
+--- Says how often the lines whose time is over were held back.
+local function tell_repeats(at)
+  for body, entry in pairs(known) do
+    if at - entry.since >= REPEAT_S then
+      known[body], known_count = nil, known_count - 1
+      if entry.held > 0 then hand_on(body, entry.held) end
+    end
+  end
+end
+
+--- May it be written now?
+local function admit(body)
+  now = now or require "sluice.core.task".now
+  local at = now()
+  local entry = known[body]
+  if entry and at - entry.since < REPEAT_S then
+    entry.written = entry.written + 1
+    if entry.written <= REPEATS then return true end
+    entry.held = entry.held + 1
+    return false
+  end
+  tell_repeats(at)
+  if known_count >= KNOWN_MAX then tell_repeats(math.huge) end
+  known[body], known_count = { since = at, written = 1, held = 0 }, known_count + 1
+  return true
+end
+
+--- The run is over: tells what was held back, and gives a slow reader a last moment.
+function log.finish()
+  tell_repeats(math.huge)
+  sink.finish()
+end
 
 local function prepare()
   local term = require "sluice.term"
-  state.paint = term.painter(2)
-  state.terminal = sys.isatty(2)
+  local plain_text = sink.is_file()
+  state.paint = plain_text and function(_, text) return text end or term.painter(2)
+  state.terminal = not plain_text and sys.isatty(2)
 end
 
 -- Level 3 is the line that called log.info: the public functions must not call this in tail position.
@@ -167,10 +231,9 @@ local function write(level, message, fields)
     error(("log.%s: the fields must be a table, got %s"):format(level, type(fields)), 3)
   end
   if not state.paint then prepare() end
-  local line = (state.format == "json" and json_line or text_line)(level, message, fields or {})
-  local secrets = package.loaded["sluice.core.secret"] -- not loaded: there are none
-  if secrets then line = secrets.scrub(line) end
-  (state.write or to_stderr)(line)
+  local body = (state.format == "json" and json_line or text_line)(level, message, fields or {})
+  body = secrets.scrub(body)
+  if admit(body) then hand_on(body, 0) end
 end
 
 --- For looking into what happened: shown with --log-level debug or -v.
@@ -208,12 +271,35 @@ function log.enabled(level)
   return (LEVELS[level] or 0) >= state.level
 end
 
-local CONFIGURE = { level = true, format = true, write = true }
+--- What happens to a call, from the library: not while a timeline is kept, which tells it all.
+---@param level "debug"|"info"|"warn"
+---@param message string
+---@param fields table<string, any>
+function log.call(level, message, fields)
+  if state.level > LEVELS[level] then return end
+  local timeline = package.loaded["sluice.timeline"]
+  if timeline and timeline.recording() then return end
+  write(level, message, fields)
+end
 
---- Sets how lines are written; what is absent stays. The command line does so for --log-level and
---- --log-format.
----@param o { level?: "debug"|"info"|"warn"|"error", format?: "text"|"json", write?: fun(line: string)|false }
----   `write` gets whole lines without a newline, in place of stderr; false gives stderr back
+-- At level debug every attempt is logged.
+local following = false
+local function follow_calls()
+  local wanted = state.level <= LEVELS.debug
+  if wanted == following then return end
+  following = wanted
+  local observe, calls = require "sluice.observe", require "sluice.log.calls"
+  if wanted then observe.subscribe(calls) else observe.unsubscribe(calls) end
+end
+
+local CONFIGURE = { level = true, format = true, write = true, file = true }
+
+--- Sets how lines are written; what is absent stays. The command line does so for --log-level, --log-format
+--- and --log-file.
+---@param o { level?: "debug"|"info"|"warn"|"error", format?: "text"|"json", write?: fun(line: string)|false,
+---  file?: string|false }
+---   `write` gets whole lines without a newline, in place of stderr; `file` is a path that they are appended to;
+---   false gives stderr back. Raises when the file cannot be opened
 function log.configure(o)
   for key in pairs(o) do
     if not CONFIGURE[key] then error(("log.configure: unknown option '%s'"):format(tostring(key)), 2) end
@@ -226,6 +312,12 @@ function log.configure(o)
   end
   state.level = o.level and LEVELS[o.level] or state.level
   state.format = o.format or state.format
+  follow_calls()
+  if o.file ~= nil then
+    local ok, why = sink.open(o.file or nil)
+    if not ok then error(("log.configure: cannot write %s: %s"):format(tostring(o.file), why), 2) end
+    state.paint = nil -- whether to colour is decided anew
+  end
   if o.write ~= nil then state.write = o.write or nil end
 end
 

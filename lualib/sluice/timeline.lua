@@ -35,6 +35,11 @@ function timeline.start()
   return observe.subscribe(recording)
 end
 
+---@return boolean
+function timeline.recording()
+  return recording ~= nil
+end
+
 --- Ends the recording, and returns it.
 ---@return sluice.Timeline?
 function timeline.stop()

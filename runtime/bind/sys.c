@@ -4,12 +4,14 @@
 #include <fcntl.h>
 #include <lauxlib.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "bind/bind.h"
@@ -192,6 +194,39 @@ static int sys_guard(lua_State *L) {
 /* ---- signals
  * ----------------------------------------------------------------------------------------- */
 
+static int64_t real_ms(void) { /* not the loop's clock, which may be virtual, or have stopped */
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* core.offer(fd, bytes[, ms]) -> how many were taken, perhaps none: whoever reads is slow | nil, words.
+** Does not wait for a pipe or a terminal, or for `ms` in all, and leaves the file's mode alone, which
+** others share: each piece is asked for, and one of up to PIPE_BUF bytes goes in whole or not at all. */
+static int sys_offer(lua_State *L) {
+  size_t n, done = 0;
+  int fd = (int)luaL_checkinteger(L, 1);
+  const char *s = luaL_checklstring(L, 2, &n);
+  int64_t wait_ms = luaL_optinteger(L, 3, 0), until = wait_ms > 0 ? real_ms() + wait_ms : 0;
+  while (done < n) {
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    int64_t left = until != 0 ? until - real_ms() : 0;
+    int ready = poll(&p, 1, left > 0 ? (int)left : 0);
+    if (ready == 0 || (ready < 0 && errno == EINTR)) break;
+    size_t piece = n - done < PIPE_BUF ? n - done : PIPE_BUF;
+    ssize_t wrote = ready < 0 ? -1 : write(fd, s + done, piece);
+    if (wrote < 0 && (errno == EAGAIN || errno == EINTR)) break;
+    if (wrote < 0) {
+      lua_pushnil(L);
+      lua_pushstring(L, strerror(errno));
+      return 2;
+    }
+    done += (size_t)wrote;
+  }
+  lua_pushinteger(L, (lua_Integer)done);
+  return 1;
+}
+
 static int signalled_k(lua_State *L, int status, lua_KContext ctx) {
   (void)L, (void)status, (void)ctx;
   return 0;
@@ -254,6 +289,7 @@ void sys_dump(lua_State *L) {
 int luaopen_sluice_core_sys(lua_State *L) {
   static const luaL_Reg functions[] = {{"env", sys_env},
                                        {"isatty", sys_isatty},
+                                       {"offer", sys_offer},
                                        {"columns", sys_columns},
                                        {"pid", sys_pid},
                                        {"realpath", sys_realpath},

@@ -40,6 +40,7 @@ script.options = {
     help = "the least that is logged (default info; debug with -v, error with -q)" },
   { "--log-format", arg = "FORMAT", type = "string", enum = { "text", "json" },
     help = "text (the default) or json: a line of JSON for each entry" },
+  { "--log-file", arg = "FILE", type = "string", help = "append log lines to FILE, not to stderr" },
   { "--metrics", arg = "ADDR:PORT", type = "string",
     help = "serve Prometheus metrics at /metrics while the script runs, and /healthz and /debug/tasks; "
       .. "a port alone is on 127.0.0.1, port 0 is any" },
@@ -88,9 +89,11 @@ end
 
 local function configure_log(opts)
   local level = opts.log_level or opts.verbose and "debug" or opts.quiet and "error" or nil
-  if level or opts.log_format then
-    require "sluice.log".configure { level = level, format = opts.log_format }
-  end
+  if not (level or opts.log_format or opts.log_file) then return true end
+  local ok, why = pcall(require "sluice.log".configure, { level = level, format = opts.log_format,
+    file = opts.log_file })
+  if not ok then require "sluice.report".say((why:gsub("^log%.configure: ", "")), "red") end
+  return ok
 end
 
 local function start_trace(opts)
@@ -112,7 +115,7 @@ end
 ---@return boolean ok false when it could not be done; the reason has been printed, exit with EXIT.start
 function script.prepare(opts)
   script.set_guards(opts)
-  configure_log(opts)
+  if not configure_log(opts) then return false end
   if opts.gc_stress then stress_collector() end
   if opts.seed then
     sys.seed(opts.seed)
@@ -370,6 +373,8 @@ function script.execute(source, chunk, words, opts)
   if observing then observing.finish() end
   if opts.trace then require "sluice.trace".stop() end
   show_timeline()
+  local log = package.loaded["sluice.log"]
+  if log then log.finish() end
   return code
 end
 

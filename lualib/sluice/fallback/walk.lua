@@ -87,6 +87,16 @@ local function raise(w, err)
   error(err, 0)
 end
 
+--- The chain goes to another step: told to whoever wants to know.
+local function moves_on(w, from, to, why, declined)
+  if not declined then
+    log.call("info", why.kind == "slow" and "fallback: a step is slow, the next one starts beside it"
+      or "fallback: a step failed, the next one starts",
+      { chain = w.name, from = from.name, to = to.name, why = why.kind, call = w.call })
+  end
+  if observe.on then observe.moves_on(w, from, to, why, declined) end
+end
+
 --- Nobody is left to ask.
 local function give_up(w)
   if #w.errors > 0 then raise(w, w.errors[1]) end
@@ -143,7 +153,7 @@ local function leave(w, s, ok, err, why, started)
     if not following and step.is_fatal(err) then raise(w, err) end
   end
   if not following then give_up(w) end
-  if observe.on then observe.moves_on(w, s, w.steps[following], why, ok) end
+  moves_on(w, s, w.steps[following], why, ok)
   return following, why
 end
 
@@ -222,7 +232,7 @@ local function start_beside(r, run, i, why, declined)
   while i do
     local paid = step.pay(r.steps[i].target)
     if paid then
-      if observe.on then observe.moves_on(r, run.step, r.steps[i], why, declined) end
+      moves_on(r, run.step, r.steps[i], why, declined)
       return launch(r, i, why, paid > 0 and paid or nil)
     end
     r.unpaid[i] = true -- a failure will start it, if nothing else helps: that is never refused
@@ -281,7 +291,7 @@ local function ended(r, run)
   -- a hedge that fails while a later step runs changes nothing
   if following and (run.step.index == r.last or r.running == 0) then
     if why.kind == "slow" and r.running > 0 then return start_beside(r, run, following, why, run.ok) end
-    if observe.on then observe.moves_on(r, run.step, r.steps[following], why, run.ok) end
+    moves_on(r, run.step, r.steps[following], why, run.ok)
     launch(r, following, why)
   end
 end
@@ -372,7 +382,7 @@ function walk.go_on(w, s, err)
   if not following and w.lost and not step.is_fatal(err) then following = table.remove(w.lost, 1) end
   if not following then return nil end
   keep_error(w, s, err)
-  if observe.on then observe.moves_on(w, s, w.steps[following], why) end
+  moves_on(w, s, w.steps[following], why)
   return (w.hedges and race or sequence)(w, following, why)
 end
 

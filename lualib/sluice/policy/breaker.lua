@@ -86,6 +86,10 @@ local function open(self, why)
   self.open_until = self.now() + sleep * (1 + self.jitter * (2 * self.random() - 1))
   self.why = why
   become(self, "open")
+  if why then
+    require "sluice.log".call("warn", "the breaker is open: requests are refused for a while", { model = self.name,
+      why = why, seconds = tonumber(("%.1f"):format(self.open_until - self.now())) })
+  end
 end
 
 --- Why the counts call for opening, or nil.
@@ -112,6 +116,7 @@ local function record_probe(self, permit, failed, slow)
     return open(self, self.bad > 0 and "a probe failed" or "a probe was slow")
   end
   close(self)
+  require "sluice.log".call("info", "the breaker is closed again", { model = self.name })
   permit.generation = self.generation -- a stream that this probe opened may still break
 end
 
