@@ -88,7 +88,7 @@ local function open(self, why)
   become(self, "open")
   if why then
     require "sluice.log".call("warn", "the breaker is open: requests are refused for a while", { model = self.name,
-      why = why, seconds = tonumber(("%.1f"):format(self.open_until - self.now())) })
+      why = why, seconds = tonumber(("%.3g"):format(self.open_until - self.now())) })
   end
 end
 
