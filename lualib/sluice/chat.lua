@@ -260,6 +260,20 @@ function Chat:turns()
   return n
 end
 
+-- Making one ----------------------------------------------------------------------------------------
+
+local function build(where, opts)
+  if is_model(opts) then opts = { model = opts } end
+  options.check(where, opts, SPEC)
+  local self = setmetatable({ usage = {}, usd = 0, from = 1, scale = 1, messages = {} }, Chat)
+  for key, value in pairs(opts) do self[key] = value end
+  if type(opts.model) == "string" then self.model = require("sluice.model").new(opts.model) end
+  if opts.tools then self.tools = tool.list(where, opts.tools) end
+  self.messages = {}
+  for i, message in ipairs(opts.messages or {}) do self.messages[i] = content.message(message) end
+  return self
+end
+
 -- Files ---------------------------------------------------------------------------------------------
 
 local function home(path)
@@ -349,7 +363,7 @@ function chat.load(path, opts)
   if all.system == nil then all.system = saved.system end
   if all.history_tokens == nil then all.history_tokens = saved.history_tokens end
   all.messages = saved.messages
-  return chat.new(all, "sluice.chat.load")
+  return build("sluice.chat.load", all)
 end
 
 function Chat:__tostring()
@@ -360,17 +374,8 @@ end
 --- or its name alone will do. Raises an ordinary error for a wrong option.
 ---@param opts sluice.ChatOptions|sluice.Model|sluice.Fallback|string
 ---@return sluice.Chat
-function chat.new(opts, where)
-  where = where or "sluice.chat"
-  if is_model(opts) then opts = { model = opts } end
-  options.check(where, opts, SPEC)
-  local self = setmetatable({ usage = {}, usd = 0, from = 1, scale = 1, messages = {} }, Chat)
-  for key, value in pairs(opts) do self[key] = value end
-  if type(opts.model) == "string" then self.model = require("sluice.model").new(opts.model) end
-  if opts.tools then self.tools = tool.list(where, opts.tools) end
-  self.messages = {}
-  for i, message in ipairs(opts.messages or {}) do self.messages[i] = content.message(message) end
-  return self
+function chat.new(opts)
+  return build("sluice.chat", opts)
 end
 
 return setmetatable(chat, { __call = function(_, opts) return chat.new(opts) end })
