@@ -63,6 +63,7 @@ annotations.PAGES = {
   { "chat", "chat", "sluice.chat", "Conversations." },
   { "template", "Template", "template", "What `sluice.template \"…\"` and `sluice.template.file` return." },
   { "template", "template", "sluice.template", "Prompts with places in them." },
+  { "tool", "Tool", "tool", "What `sluice.tool { … }` returns." },
   { "tool", "tool", "sluice.tool", "Lua functions that a model may call, and the loop that calls them." },
   { "schema", "schema", "sluice.schema", "What an answer, or the arguments of a tool, must look like." },
   { "tokens", "tokens", "sluice.tokens", "Estimates, and sums of what was used." },
