@@ -17,94 +17,27 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <termios.h>
 #include <unistd.h>
 #include <wchar.h>
 
 #include "base/buf.h"
 #include "base/limits.h"
 #include "base/utf8.h"
+#include "base/wide.h"
 #include "io/loop_base.h"
+#include "io/terminal_base.h"
+#include "io/terminal_modes.h"
 
-#define PROMPT_MAX 64    /* characters */
 #define HISTORY_MAX 2000 /* entries that can be recalled */
-#define READ_SIZE 16384  /* bytes read at a time */
 #define KEY_ACT 0x1e     /* Ctrl-^: ours, to have something done inside of libedit */
 #define CTRL_D 4
-#define PASTE_ON "\033[?2004h" /* bracketed paste: pasted text comes between marks */
-#define PASTE_OFF "\033[?2004l"
 #define PASTE_END "\033[201~"
 
-struct terminal {
-  void (*notify)(void *);
-  void *owner;
-  struct event *readable, *resized, *continued;
-  EditLine *el; /* NULL: plain lines */
-  HistoryW *history;
-  FILE *out;
-  struct buf in;   /* typed, and not yet taken by libedit */
-  struct buf text; /* of the event handed out last */
-  size_t cursor;
-  size_t used;    /* of `in`, by the command under way */
-  size_t scanned; /* of `in`, without a newline */
-  wchar_t prompt[PROMPT_MAX];
-  wchar_t *insert; /* what KEY_ACT is to put into the line */
-  int search;
-  bool starved, acting, completing, pasting, editing, interrupted, ended, watched;
-};
-
-static struct {
-  struct terminal *open;
-  struct termios modes; /* as the program found them */
-  volatile sig_atomic_t raw;
-} term;
-
-/* ---- modes -------------------------------------------------------------------------------------
- */
-
-void terminal_restore_async(void) {
-  if (!term.raw) return;
-  term.raw = 0;
-  tcsetattr(STDIN_FILENO, TCSANOW, &term.modes);
-  static const char text[] = PASTE_OFF "\r\n";
-  ssize_t ignored = write(STDOUT_FILENO, text, sizeof text - 1);
-  (void)ignored;
-}
-
-static const int fatal_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGHUP, SIGQUIT};
-#define FATAL_COUNT (sizeof fatal_signals / sizeof *fatal_signals)
-
-static void on_fatal(int signo) {
-  terminal_restore_async();
-  raise(signo); /* SA_RESETHAND: what it would have done without us */
-}
-
-/* Only where nobody else has an opinion: a sanitizer keeps its own handlers. */
-static void guard_fatal(bool on) {
-  for (size_t i = 0; i < FATAL_COUNT; i++) {
-    struct sigaction old, act;
-    memset(&act, 0, sizeof act);
-    act.sa_handler = on ? on_fatal : SIG_DFL;
-    act.sa_flags = on ? (int)SA_RESETHAND : 0;
-    if (sigaction(fatal_signals[i], NULL, &old) != 0 || (old.sa_flags & SA_SIGINFO) != 0) continue;
-    if (old.sa_handler == (on ? SIG_DFL : on_fatal)) sigaction(fatal_signals[i], &act, NULL);
-  }
-}
+static struct terminal *opened; /* there is one terminal */
 
 static void put(struct terminal *t, const char *text) {
   fputs(text, t->out);
   fflush(t->out);
-}
-
-static void enter_raw(struct terminal *t) {
-  if (tcgetattr(STDIN_FILENO, &term.modes) == 0) term.raw = 1;
-  put(t, PASTE_ON);
-}
-
-static void leave_raw(struct terminal *t) {
-  put(t, PASTE_OFF);
-  tcsetattr(STDIN_FILENO, TCSADRAIN, &term.modes);
-  term.raw = 0;
 }
 
 void terminal_size(int *columns, int *rows) {
@@ -114,61 +47,18 @@ void terminal_size(int *columns, int *rows) {
   *rows = known ? w.ws_row : 0;
 }
 
-/* ---- text --------------------------------------------------------------------------------------
- */
-
-/* The character at `at`, or 0: there is none, or not all of it. A byte that is no UTF-8 reads as
-** U+FFFD. */
-static size_t decode(const struct buf *in, size_t at, wchar_t *out) {
-  const unsigned char *s = (const unsigned char *)in->data + at;
-  size_t left = in->len - at;
-  if (left == 0) return 0;
-  if (*s < 0x80) return *out = (wchar_t)*s, 1;
-  size_t n = utf8_sequence((const char *)s, left);
-  if (n == 0) {
-    size_t want = *s >= 0xf0 ? 4 : *s >= 0xe0 ? 3 : *s >= 0xc2 ? 2 : 1;
-    size_t have = 1;
-    while (have < left && have < want && (s[have] & 0xc0) == 0x80) have++;
-    if (have == left && have < want) return 0;
-    return *out = 0xfffd, 1;
-  }
-  wchar_t c = (wchar_t)(*s & (0xff >> (n + 1)));
-  for (size_t i = 1; i < n; i++) c = c << 6 | (s[i] & 0x3f);
-  return *out = c, n;
-}
-
-static size_t encode(wchar_t c, char *out) {
-  unsigned u = (unsigned)c;
-  if (u < 0x80) return out[0] = (char)u, 1;
-  size_t n = u < 0x800 ? 2 : u < 0x10000 ? 3 : 4;
-  for (size_t i = n; i-- > 1; u >>= 6) out[i] = (char)(0x80 | (u & 0x3f));
-  static const unsigned char lead[] = {0, 0, 0xc0, 0xe0, 0xf0};
-  out[0] = (char)(lead[n] | u);
-  return n;
-}
-
-/* A copy the caller frees; NULL: out of memory. */
-static wchar_t *widen(const char *text) {
-  struct buf b = {.data = (char *)(uintptr_t)text, .len = strlen(text)};
-  wchar_t *wide = malloc((b.len + 1) * sizeof *wide), *to = wide;
-  size_t at = 0, n;
-  if (wide == NULL) return NULL;
-  while ((n = decode(&b, at, to)) > 0) at += n, to++;
-  *to = 0;
-  return wide;
-}
-
-static bool append_wide(struct buf *b, const wchar_t *from, const wchar_t *to) {
-  for (; from < to; from++) {
-    char bytes[4];
-    if (buf_append(b, bytes, encode(*from, bytes)) != BUF_OK) return false;
-  }
-  return true;
-}
-
 static void keep_text(struct terminal *t, const wchar_t *from, const wchar_t *to) {
   buf_clear(&t->text, READ_SIZE);
-  append_wide(&t->text, from, to);
+  wide_append(&t->text, from, to);
+}
+
+static wchar_t *widen(const char *text) {
+  return wide_copy(text, strlen(text));
+}
+
+/* The character at `at` of what has been typed; 0: it is not there yet. */
+static size_t decode(const struct terminal *t, size_t at, wchar_t *out) {
+  return wide_decode(t->in.data + at, t->in.len - at, out);
 }
 
 /* ---- what libedit asks for ---------------------------------------------------------------------
@@ -187,7 +77,7 @@ static int next_char(EditLine *el, wchar_t *out) {
     *out = KEY_ACT;
     return 1;
   }
-  size_t n = decode(&t->in, t->used, out);
+  size_t n = decode(t, t->used, out);
   if (n == 0) {
     t->starved = true;
     errno = EAGAIN;
@@ -202,10 +92,15 @@ static wchar_t *show_prompt(EditLine *el) {
   return owner_of(el)->prompt;
 }
 
-/* Characters that are pasted, or chosen among completions. */
+/* Characters that are pasted, or chosen among completions; a line of the history. */
 static unsigned char act(EditLine *el, wint_t key) {
   (void)key;
   struct terminal *t = owner_of(el);
+  if (t->replacing) {
+    if (el_wreplacestr(el, t->insert) != 0) return CC_ERROR;
+    el_cursor(el, (int)wcslen(t->insert));
+    return CC_REFRESH;
+  }
   int status = t->insert != NULL && *t->insert != 0 ? el_winsertstr(el, t->insert) : 0;
   return status == 0 ? CC_REFRESH : CC_ERROR;
 }
@@ -219,6 +114,18 @@ static unsigned char on_tab(EditLine *el, wint_t key) {
 static unsigned char on_paste(EditLine *el, wint_t key) {
   (void)key;
   owner_of(el)->pasting = true;
+  return CC_NORM;
+}
+
+static unsigned char on_quote(EditLine *el, wint_t key) {
+  (void)key;
+  owner_of(el)->quoting = true;
+  return CC_NORM;
+}
+
+static unsigned char on_search(EditLine *el, wint_t key) {
+  (void)key;
+  owner_of(el)->searching = true;
   return CC_NORM;
 }
 
@@ -242,6 +149,12 @@ static void insert_wide(struct terminal *t, wchar_t *text) {
   t->acting = true;
   run_command(t, &n);
   t->insert = NULL;
+}
+
+void terminal_replace(struct terminal *t, wchar_t *text) {
+  t->replacing = true;
+  insert_wide(t, text);
+  t->replacing = false;
 }
 
 void terminal_insert(struct terminal *t, const char *text) {
@@ -310,7 +223,7 @@ static void on_continued(evutil_socket_t fd, short what, void *arg) {
   if (!t->editing) return;
   el_wset(t->el, EL_PREP_TERM, 0);
   el_wset(t->el, EL_PREP_TERM, 1);
-  put(t, PASTE_ON "\r\033[J");
+  put(t, TERMINAL_PASTE_ON "\r\033[J");
   el_wset(t->el, EL_REFRESH);
 }
 
@@ -381,6 +294,17 @@ static enum terminal_event take_plain(struct terminal *t) {
   }
 }
 
+/* The key behind Ctrl-V, as it is. False: wait for it. */
+static bool quoted_key(struct terminal *t) {
+  wchar_t text[2] = {0, 0};
+  size_t n = decode(t, 0, text);
+  if (n == 0) return false;
+  buf_consume(&t->in, n);
+  t->quoting = false;
+  if (*text != L'\n' && *text != L'\r' && *text != 0) insert_wide(t, text);
+  return true;
+}
+
 /* ---- edited lines ------------------------------------------------------------------------------
  */
 
@@ -388,7 +312,7 @@ static bool paste_run(struct terminal *t, struct buf *run) {
   wchar_t *text = malloc((run->len + 1) * sizeof *text);
   if (text == NULL) return false;
   size_t at = 0, n, count = 0;
-  while ((n = decode(run, at, text + count)) > 0) {
+  while ((n = wide_decode(run->data + at, run->len - at, text + count)) > 0) {
     at += n;
     if (text[count] >= 0x20 || text[count] == L'\t') count++;
   }
@@ -430,18 +354,19 @@ static void end_line(struct terminal *t) {
   watch(t, false);
   if (t->el == NULL) return;
   el_wset(t->el, EL_UNBUFFERED, 0);
-  leave_raw(t);
+  terminal_modes_leave(t->out);
 }
 
 static enum terminal_event take_command(struct terminal *t) {
   int n;
   const wchar_t *line = run_command(t, &n);
+  if (t->searching) terminal_search_begin(t);
   if (t->completing) {
     const LineInfoW *now = el_wline(t->el);
     t->completing = false;
     keep_text(t, now->buffer, now->cursor);
     t->cursor = t->text.len;
-    append_wide(&t->text, now->cursor, now->lastchar);
+    wide_append(&t->text, now->cursor, now->lastchar);
     return TERMINAL_COMPLETE;
   }
   if (line == NULL) return TERMINAL_NONE;
@@ -455,6 +380,10 @@ static enum terminal_event take_command(struct terminal *t) {
 static enum terminal_event take_edited(struct terminal *t) {
   enum terminal_event event = TERMINAL_NONE;
   while (event == TERMINAL_NONE && t->in.len > 0) {
+    if (t->quoting || t->searching) {
+      if (!(t->quoting ? quoted_key(t) : terminal_search_key(t))) break;
+      continue;
+    }
     if (t->pasting && !paste(t)) break;
     if (t->pasting && (t->in.len == 0 || *t->in.data != '\r')) continue;
     if (t->in.len == 0) break;
@@ -497,6 +426,7 @@ bool terminal_begin(struct terminal *t, const char *prompt) {
   wchar_t *wide = widen(prompt);
   if (wide == NULL) return false;
   wcsncpy(t->prompt, wide, PROMPT_MAX - 1);
+  wcscpy(t->own_prompt, t->prompt);
   free(wide);
   t->editing = true;
   t->interrupted = false;
@@ -504,7 +434,7 @@ bool terminal_begin(struct terminal *t, const char *prompt) {
     put(t, prompt);
     return true;
   }
-  enter_raw(t);
+  terminal_modes_enter(t->out);
   el_wset(t->el, EL_UNBUFFERED, 1);
   return true;
 }
@@ -512,7 +442,8 @@ bool terminal_begin(struct terminal *t, const char *prompt) {
 void terminal_interrupt(struct terminal *t) {
   if (!t->editing) return;
   t->interrupted = true;
-  t->pasting = false;
+  t->pasting = t->quoting = false;
+  terminal_search_end(t, true);
   buf_clear(&t->in, READ_SIZE);
   buf_clear(&t->text, READ_SIZE);
   t->scanned = 0;
@@ -557,19 +488,21 @@ static bool start_editing(struct terminal *t) {
   el_wset(t->el, EL_ADDFN, L"sluice-complete", L"complete the word", on_tab);
   el_wset(t->el, EL_ADDFN, L"sluice-paste", L"begin of pasted text", on_paste);
   el_wset(t->el, EL_ADDFN, L"sluice-nothing", L"does nothing", on_nothing);
-  el_wset(t->el, EL_BIND, L"^^", L"sluice-act", NULL);
-  el_wset(t->el, EL_BIND, L"\t", L"sluice-complete", NULL);
-  el_wset(t->el, EL_BIND, L"\033[200~", L"sluice-paste", NULL);
+  el_wset(t->el, EL_ADDFN, L"sluice-quote", L"take the next key as it is", on_quote);
+  el_wset(t->el, EL_ADDFN, L"sluice-search", L"search the history", on_search);
+  /* Commands of libedit's that read keys by themselves have no place here. */
+  static const struct {
+    const wchar_t *key, *command;
+  } keys[] = {{L"^^", L"sluice-act"},          {L"\t", L"sluice-complete"},
+              {L"\033[200~", L"sluice-paste"}, {L"^V", L"sluice-quote"},
+              {L"^R", L"sluice-search"},       {L"^S", L"sluice-nothing"},
+              {L"\033x", L"sluice-nothing"},   {L"\033X", L"sluice-nothing"}};
+  for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+    el_wset(t->el, EL_BIND, keys[i].key, keys[i].command, NULL);
   t->resized = evsignal_new(loop_base(), SIGWINCH, on_resized, t);
   t->continued = evsignal_new(loop_base(), SIGCONT, on_continued, t);
   return t->resized != NULL && t->continued != NULL && event_add(t->resized, NULL) == 0 &&
          event_add(t->continued, NULL) == 0;
-}
-
-/* os.exit closes nothing. */
-static void restore_at_exit(void) {
-  static bool registered;
-  if (!registered && atexit(terminal_restore_async) == 0) registered = true;
 }
 
 static bool start(struct terminal *t, bool edit) {
@@ -589,7 +522,7 @@ static bool start(struct terminal *t, bool edit) {
 }
 
 struct terminal *terminal_open(bool edit, void (*notify)(void *owner), void *owner) {
-  if (term.open != NULL) {
+  if (opened != NULL) {
     errno = EBUSY;
     return NULL;
   }
@@ -599,7 +532,7 @@ struct terminal *terminal_open(bool edit, void (*notify)(void *owner), void *own
   t->owner = owner;
   buf_init(&t->in, TERMINAL_LINE_MAX + 2 * READ_SIZE);
   buf_init(&t->text, 2 * TERMINAL_LINE_MAX);
-  term.open = t;
+  opened = t;
   errno = ENOMEM;
   if (!start(t, edit)) {
     int saved = errno;
@@ -607,10 +540,7 @@ struct terminal *terminal_open(bool edit, void (*notify)(void *owner), void *own
     errno = saved;
     return NULL;
   }
-  if (edit) {
-    guard_fatal(true);
-    restore_at_exit();
-  }
+  if (edit) terminal_modes_guard(true);
   return t;
 }
 
@@ -620,7 +550,7 @@ static void free_event(struct event *event) {
 
 void terminal_close(struct terminal *t) {
   end_line(t);
-  guard_fatal(false);
+  terminal_modes_guard(false);
   free_event(t->readable);
   free_event(t->resized);
   free_event(t->continued);
@@ -629,6 +559,7 @@ void terminal_close(struct terminal *t) {
   if (t->out != NULL) fclose(t->out);
   buf_free(&t->in);
   buf_free(&t->text);
-  term.open = NULL;
+  free(t->search.before);
+  opened = NULL;
   free(t);
 }

@@ -97,6 +97,21 @@ T.test("local stays for the session, and says so once", function(t)
   t.eq(select(2, r.stdout:gsub("stays for the session", "")), 1)
 end)
 
+T.test("Ctrl-R looks back, Ctrl-V takes a key as it is, Alt-x is nothing", function(t)
+  local CTRL_R, CTRL_G, CTRL_V = "\18", "\7", "\22"
+  session(t, {
+    { "one = 'first find'" }, { "two = 'second find'" }, { "three = 3" },
+    { expect = PROMPT }, { send = CTRL_R .. "fin" }, { expect = "search 'f" }, { send = ENTER }, { expect = LEFT },
+    { "two", "second find" },
+    { expect = PROMPT }, { send = CTRL_R .. "find" .. CTRL_R .. "\27[F .. ' edited'" .. ENTER }, { expect = LEFT },
+    { "one", "first find edited" },
+    { expect = PROMPT }, { send = "'kept' " .. CTRL_R .. "find" .. CTRL_G .. ENTER }, { expect = LEFT .. '"kept"' },
+    { expect = PROMPT }, { send = CTRL_R .. "nothing like it" .. CTRL_C }, { "1 + 1", "2" },
+    { expect = PROMPT }, { send = "#'" .. CTRL_V .. TAB .. CTRL_V .. "\1'" .. ENTER }, { expect = LEFT .. "2" },
+    { expect = PROMPT }, { send = "'x" .. "\27x" .. "y'" .. ENTER }, { expect = LEFT .. '"xy"' },
+    LEAVE, EOF })
+end)
+
 T.test("Tab completes", function(t)
   session(t, {
     { expect = PROMPT }, { send = "sluice.tas" .. TAB .. ".deadl" .. TAB .. " == sluice.task.deadline" .. ENTER }, { expect = LEFT },
@@ -128,6 +143,19 @@ end)
 T.test("a whole stream is the last value as a reply", function(t)
   session(t, { { "m = sluice.model 'mock/m'" }, { "m:stream 'hi'", "(mock/m; stop;" }, { "#_.text > 0", "true" },
     { "m:ask 'hi'", "(mock/m; stop;" }, { "_.usage.output_tokens > 0", "true" }, LEAVE, EOF }, nil, { "--mock" })
+end)
+
+T.test("a transformed stream is printed too", function(t)
+  local r = session(t, { { "m = sluice.model 'mock/m'" }, { "m:stream('hi'):map(function(s) return s:upper() end)", "(mock/m; stop;" },
+    { "_.text == _.text:upper()", "true" }, LEAVE, EOF }, nil, { "--mock" })
+  t.ok(not r.stdout:find "nil")
+end)
+
+T.test(":metrics and the options of a run", function(t)
+  local trace = T.tmpdir() .. "/trace.json"
+  session(t, { { "sluice.model('mock/m'):ask 'hi'", "(mock/m" }, { ":metrics", "api_tokens_total{" }, LEAVE, EOF }, nil,
+    { "--mock", "--trace", trace })
+  t.match(T.read(trace), "mock/m")
 end)
 
 T.test("a stream of one line can be read by the next", function(t)

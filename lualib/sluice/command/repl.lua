@@ -1,6 +1,7 @@
 --- sluice repl: Lua at a prompt, with sluice in it.
 
 local script = require "sluice.command.script"
+local task = require "sluice.core.task"
 
 local PATIENCE_S = 0.3 -- of processor time; who presses Ctrl-C at a prompt waits for it
 
@@ -57,7 +58,12 @@ function repl.run(opts, words)
   end
   opts.patience = PATIENCE_S
   if not script.prepare(opts) then return script.EXIT.start end
-  return require "sluice.repl.session".run(opts, source, words)
+  local scope = task.scope {}
+  local ok, code = scope:run(require "sluice.repl.session".run, opts, source, words)
+  scope:finish()
+  script.conclude(opts)
+  if not ok then error(code, 0) end
+  return code
 end
 
 return repl

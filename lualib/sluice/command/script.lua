@@ -359,14 +359,9 @@ local function execute(source, chunk, words, opts)
   return EXIT.raised
 end
 
---- Runs a compiled script to its end and says on stderr how it failed, if it did.
----@param source sluice.Script
----@param chunk function
----@param words string[] its arguments
+--- What is due when a run has ended, however it did: to be written, closed, told.
 ---@param opts table
----@return integer code
-function script.execute(source, chunk, words, opts)
-  local code = execute(source, chunk, words, opts)
+function script.conclude(opts)
   local shared = package.loaded["sluice.token.cache"]
   if shared then shared.finish() end
   local observing = package.loaded["sluice.command.observing"]
@@ -375,6 +370,17 @@ function script.execute(source, chunk, words, opts)
   show_timeline()
   local log = package.loaded["sluice.log"]
   if log then log.finish() end
+end
+
+--- Runs a compiled script to its end and says on stderr how it failed, if it did.
+---@param source sluice.Script
+---@param chunk function
+---@param words string[] its arguments
+---@param opts table
+---@return integer code
+function script.execute(source, chunk, words, opts)
+  local code = execute(source, chunk, words, opts)
+  script.conclude(opts)
   return code
 end
 

@@ -73,11 +73,13 @@ local function tasks(session)
   end
 end
 
+-- The samples alone; sluice.metrics.text() has all of it.
 local function metrics(session)
-  local ok, module = pcall(require, "sluice.metrics")
-  local text = ok and (module.text or module.expose)
-  if type(text) ~= "function" then wrong ":metrics: this build has none" end
-  session:show_text((text():gsub("\n$", "")))
+  local lines = {}
+  for line in require "sluice.metrics".text():gmatch "[^\n]+" do
+    if not line:find "^#" and not line:find "_bucket{" then lines[#lines + 1] = line end
+  end
+  session:show_text(table.concat(lines, "\n"))
 end
 
 local function all(session) session:show_all() end

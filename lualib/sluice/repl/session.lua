@@ -111,6 +111,7 @@ end
 function Session:show_values(state, values)
   if values.n == 0 then return state == "expression" and "silent" or "statement" end
   local kind = "value"
+  if is_stream(values[1]) then values.n = 1 end -- a transformed one comes with what a `for` needs
   for i = 1, values.n do
     local value = values[i]
     if is_stream(value) then
@@ -501,6 +502,7 @@ function Session.run(opts, source, words)
   set_history(self)
   install_globals(self)
   local watcher = self.interactive and watch_interrupts(self) or nil
+  if self.interactive then require "sluice.metrics".enable() end -- for :metrics
   greet(self)
   local code, done = nil, false
   while not done do
