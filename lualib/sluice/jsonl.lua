@@ -103,6 +103,7 @@ function jsonl.read(file, opts)
       elseif line:find "%S" then
         local ok, row = pcall(json.decode, line)
         if ok then return row, n end
+        if not tostring(row):find "^json: " then error(row, 0) end -- no fault of the line: no memory, say
         bad(("not JSON: %s: %s"):format(tostring(row):gsub("^json: ", ""), errors.one_line(line, EXCERPT)))
       end
     end

@@ -16,11 +16,16 @@ static enum folder_kind kind_of_mode(mode_t mode) {
 static enum folder_kind kind_of_entry(DIR *dir, const struct dirent *entry) {
   struct stat s;
   switch (entry->d_type) {
-  case DT_REG: return FOLDER_FILE;
-  case DT_DIR: return FOLDER_FOLDER;
-  case DT_LNK: return FOLDER_LINK;
-  case DT_UNKNOWN: break; /* some file systems do not tell */
-  default: return FOLDER_OTHER;
+  case DT_REG:
+    return FOLDER_FILE;
+  case DT_DIR:
+    return FOLDER_FOLDER;
+  case DT_LNK:
+    return FOLDER_LINK;
+  case DT_UNKNOWN:
+    break; /* some file systems do not tell */
+  default:
+    return FOLDER_OTHER;
   }
   if (fstatat(dirfd(dir), entry->d_name, &s, AT_SYMLINK_NOFOLLOW) != 0) return FOLDER_OTHER;
   return kind_of_mode(s.st_mode);

@@ -28,7 +28,8 @@ local function decode(self, lines, ends)
       if ok then
         items[#items + 1], texts[#texts + 1] = value, ends[i]
       else
-        local message = tostring(value):gsub("^json: ", "")
+        local message, faults = tostring(value):gsub("^json: ", "")
+        if faults == 0 then error(value, 0) end -- no fault of the line: no memory, say
         if not self.on_error then
           errors.raise { kind = "protocol", code = "bad_json", line = self.number,
             message = ("stream:json_lines: line %d of the answer is not JSON: %s: %s"):format(self.number, message,
