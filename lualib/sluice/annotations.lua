@@ -70,7 +70,8 @@ annotations.PAGES = {
   { "json", "json", "sluice.json", "JSON as APIs mean it." },
   { "errors", "errors", "sluice.errors", "The one kind of error." },
   { "log", "log", "sluice.log", "Lines on stderr." },
-  { "metrics", "metrics", "sluice.metrics", "Counters, gauges and histograms, beside sluice's own ([which](metrics.md))." },
+  { "metrics", "metrics", "sluice.metrics",
+    "Counters, gauges and histograms, beside sluice's own ([which](metrics.md))." },
   { "metrics", "Metric", "metric", "What `sluice.metrics.counter`, `gauge` and `histogram` return." },
   { "test", "Context", "t", "What a test of `sluice test` is given." },
 }

@@ -21,6 +21,7 @@ local tokens = require "sluice.tokens"
 
 local REPAIRS = 1
 local CANDIDATES_MAX = 20 -- places in a text where JSON may begin
+local SCAN_MAX = 4 << 20  -- bytes looked through for where they end
 local SHOWN_MAX = 2000    -- bytes of faults the model is shown
 local NAME = "answer"     -- of the value, where a provider wants a name
 
@@ -82,12 +83,12 @@ local function candidates(text)
     try(block)
     if #list >= CANDIDATES_MAX then return list end
   end
-  local at, tries = 1, 0
-  while tries < CANDIDATES_MAX do
+  local at, tries, scanned = 1, 0, 0
+  while tries < CANDIDATES_MAX and scanned < SCAN_MAX do
     local from = text:find("[{%[]", at)
     if not from then break end
-    tries = tries + 1
     local to = balanced(text, from)
+    tries, scanned = tries + 1, scanned + (to or #text) - from
     if to and try(text:sub(from, to)) then at = to + 1 else at = from + 1 end
   end
   return list
