@@ -249,11 +249,13 @@ T.test("loops that never end, and tasks that wait for each other, end", function
   local r = run({ file [[
 sluice.test("waits for ever", function() while true do sluice.task.sleep(60) end end)
 sluice.test("deadlock", function() sluice.task.channel(1):receive() end)
+sluice.test("stands still", function() local c = sluice.task.channel(1) while true do c:receive(0) end end)
 sluice.test("after them", function(t) t.eq(t.clock(), 0) end)
 ]] }, { timeout = 60 })
   t.eq(r.code, 3)
   t.match(r.stdout, "the test's clock has passed 7 days: does it wait in a loop that never ends%?")
   t.match(r.stdout, "raised: deadlock: ")
+  t.match(r.stdout, "_test%.lua:4: waits again and again for 5 s of real time, and no time passes on its clock")
   t.match(r.stdout, "ok      after them")
 end)
 

@@ -4,6 +4,7 @@
 -- Reading order: command.run, load_file, run_one, then how results are shown.
 
 local core = require "sluice.core.task"
+local sync = require "sluice.core.sync"
 local sys = require "sluice.core.sys"
 local script = require "sluice.command.script"
 local report = require "sluice.report"
@@ -14,6 +15,7 @@ local EXIT = script.EXIT
 local SEED = 1                -- chance is the same in every run, unless --seed says otherwise
 local CLOCK_MAX = 7 * 86400   -- seconds on its clock after which a test counts as endless
 local BURST_MAX = 5           -- seconds, real ones, that a test may compute without waiting
+local STILL_MAX = 5           -- … of computing and waiting while no time passes
 local SHOWN_MAX = 40          -- lines of a failed test's timeline
 
 local OWN = {
@@ -88,19 +90,36 @@ end
 ---@field timeline sluice.Timeline
 ---@field checks integer
 
+--- The code under test waits: does time still pass, and not for ever? What has been said once is said
+--- again at every wait, whoever keeps errors for himself.
+local function look_at_clock(t)
+  local now = core.now()
+  if now - t.started > CLOCK_MAX then
+    error(("the test's clock has passed %d days: does it wait in a loop that never ends?")
+      :format(CLOCK_MAX // 86400), 3)
+  end
+  if now ~= t.moved_at then
+    t.moved_at, t.still_since = now, os.clock()
+  elseif t.stuck or os.clock() - t.still_since > STILL_MAX then
+    t.stuck = true
+    error(("waits again and again for %d s of real time, and no time passes on its clock: does a loop never end?")
+      :format(STILL_MAX), 3)
+  end
+end
+
 --- On this clock a loop that waits for ever takes no time at all, and never ends. Not a deadline: that
 --- would be seen by the code under test, and hide a deadlock.
 local function watch_clock(test)
-  local sleep = core.sleep
-  local function watched(seconds)
-    local t = test.current
-    if t and core.now() - t.started > CLOCK_MAX then
-      error(("the test's clock has passed %d days: does it wait in a loop that never ends?")
-        :format(CLOCK_MAX // 86400), 2)
+  local function watched(wait)
+    return function(...)
+      if test.current then look_at_clock(test.current) end
+      return wait(...)
     end
-    sleep(seconds)
   end
-  core.sleep, require "sluice.task".sleep = watched, watched
+  local task, channel = require "sluice.task", getmetatable(sync.channel(1)).__index
+  core.sleep = watched(core.sleep)
+  task.sleep, task.yield = core.sleep, watched(task.yield)
+  channel.receive = watched(channel.receive)
 end
 
 --- What an error that left the test says, and where.
