@@ -26,7 +26,7 @@ extern char **environ;
 static struct {
   struct list all;
   size_t count;
-  struct event *child; /* SIGCHLD, while there are processes */
+  struct event *child; /* SIGCHLD, once there has been a process */
   bool at_exit;
 } processes = {.all = {&processes.all, &processes.all}};
 
@@ -274,7 +274,6 @@ static void on_child(evutil_socket_t signo, short what, void *arg) {
     node = node->next;
     if (has_exited(p)) reap(p);
   }
-  if (processes.count == 0) event_del(processes.child);
 }
 
 void process_let_go(struct process *p) {
@@ -440,12 +439,20 @@ static int spawn(struct process *p, const struct process_spec *s, const char **w
   return error;
 }
 
+/* From the first child to the end of the program. Not taken down in between: libevent 2.1 calls back
+** once for each of several signals, and an event_del among those calls leaves it a pointer into its
+** stack frame (ev_pncalls), through which the next event_del writes. */
 static bool expect_children(void) {
-  if (processes.child == NULL)
-    processes.child = event_new(loop_base(), SIGCHLD, EV_SIGNAL | EV_PERSIST, on_child, NULL);
-  if (processes.child == NULL) return false;
+  if (processes.child != NULL) return true;
+  struct event *child = event_new(loop_base(), SIGCHLD, EV_SIGNAL | EV_PERSIST, on_child, NULL);
+  if (child == NULL) return false;
+  if (event_add(child, NULL) != 0) {
+    event_free(child);
+    return false;
+  }
+  processes.child = child;
   if (!processes.at_exit) processes.at_exit = atexit(on_exit_of_ours) == 0;
-  return processes.count > 0 || event_add(processes.child, NULL) == 0;
+  return true;
 }
 
 struct process *process_start(const struct process_spec *spec, int *error, const char **what) {
@@ -461,7 +468,6 @@ struct process *process_start(const struct process_spec *spec, int *error, const
   bool expecting = expect_children(); /* before the child can end */
   if (expecting) *error = spawn(p, spec, what);
   if (*error != 0) {
-    if (expecting && processes.count == 0) event_del(processes.child);
     release(p);
     return NULL;
   }

@@ -59,7 +59,7 @@ struct process {
   int status; /* as of waitpid, once it has exited */
   enum process_end end;
   bool streams, finishing, stopping, exited;
-  bool paces; /* it holds virtual time to the pace of real time */
+  bool paces;                       /* it holds virtual time to the pace of real time */
   bool done;                        /* it has exited, and all it printed is here */
   void (*notify)(struct process *); /* NULL: the owner has let go */
   void *owner;
