@@ -299,8 +299,8 @@ function metrics.text(format)
   return secrets.scrub(registry:text(format == "openmetrics")) -- a label may quote what nobody should see
 end
 
---- All metrics as tables: what metrics/otlp.lua sends.
----@return table[]  { kind, name, help, labels, bounds, series = { labels, value, count, buckets }… }
+-- For sluice's own modules: all metrics as tables, { kind, name, help, labels, bounds, series =
+-- { labels, value, count, buckets }… }.
 function metrics.look()
   collect()
   local list = registry:metrics()
@@ -314,13 +314,7 @@ function metrics.enable()
   require "sluice.metrics.calls".start()
 end
 
---- A metric of sluice's own: any name, as PRODUCT names them.
----@param kind "counter"|"gauge"|"histogram"
----@param name string
----@param help string
----@param labels string[]
----@param buckets? number[]
----@return userdata  with at(value, …)
+-- For sluice's own modules: a metric with any name, whose series are had with :at(value, …).
 function metrics.own(kind, name, help, labels, buckets)
   return (assert(registry:add(kind, name, help, labels, buckets or {})))
 end

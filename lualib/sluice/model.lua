@@ -407,7 +407,7 @@ local function ask_once(run)
   if charge then charge.state = "sent" end
   local sent = core.now()
   run.sent = sent
-  if observe.on then observe.sent(run) end
+  if observe.on and (observe.full or run.observed) then observe.sent(run) end
   local total = run.first and call.total(run) or nil
   local response, kind, phase, message, elapsed
   if name then response, kind, phase, message, elapsed = run.endpoint:request(run.body, total, name, run.id)
@@ -548,7 +548,7 @@ local function stream_once(run)
   local guard <close> = breaker and not permit and call.enter(run) -- luacheck: ignore 211
   if charge then charge.state = "sent" end
   run.sent = core.now()
-  if observe.on then observe.sent(run) end
+  if observe.on and (observe.full or run.observed) then observe.sent(run) end
   local total = (run.first or not run.streaming) and call.total(run) or nil
   local handle, kind, phase, message, elapsed
   if name then handle, kind, phase, message, elapsed = run.endpoint:stream(run.body, total, name, run.id)

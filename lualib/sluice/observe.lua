@@ -301,7 +301,6 @@ end
 ---@param run sluice.Run
 ---@return table
 function observe.call(run)
-  if not observe.full then return run end
   local at = core.now()
   local call = record_of(run, at)
   observe.on:call_began(call, at)

@@ -191,4 +191,17 @@ T.test("a file that cannot be written", function(t)
   t.match(r.stderr, "cannot write the metrics: /nonexistent/job%.prom.*No such file or directory")
 end)
 
+T.test("docs/metrics.md: the blocks of Lua run, the options exist", function(t)
+  local text, blocks = T.read "docs/metrics.md", 0
+  local help = C.run { C.sluice, "help", "run" }.stdout
+  for block in text:gmatch "```lua\n(.-)```" do
+    local r = C.run { C.sluice, "run", "-e", block .. "\nprint(sluice.metrics.text())" }
+    t.eq(r.code, 0, r.stderr)
+    t.match(r.stdout, 'pages_total{kind="faq"} 5\n')
+    blocks = blocks + 1
+  end
+  t.eq(blocks, 1)
+  for option in text:gmatch "sluice run (%-%-[%w-]+)" do t.match(help, "\n +" .. option:gsub("%p", "%%%0") .. " ") end
+end)
+
 T.done()

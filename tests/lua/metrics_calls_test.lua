@@ -255,6 +255,23 @@ T.test("models beyond the cap are other, and their calls are all counted", funct
   t.eq(kept + other, 130)
 end)
 
+-- Every test above has made its metrics move, so all there are are on the page.
+T.test("docs/metrics.md lists what there is, with its labels, and no more", function(t)
+  local documented, real = {}, {}
+  for line in T.read "docs/metrics.md":gmatch "[^\n]+" do
+    local name, sort, labels = line:match "^| `([%w_]+)` | (%l+) | ([^|]-) ?|"
+    if name then
+      local list = {}
+      for label in labels:gmatch "`([%w_]+)`" do list[#list + 1] = label end
+      documented[name] = sort .. ": " .. table.concat(list, " ")
+    end
+  end
+  for _, metric in ipairs(metrics.look()) do
+    real[metric.name] = metric.kind .. ": " .. table.concat(metric.labels, " ")
+  end
+  t.eq(documented, real)
+end)
+
 T.test("both pages of all of it are sound", function(t)
   t.eq(page_of(metrics.text()).problems, {})
   t.eq(page_of(metrics.text "openmetrics").problems, {})

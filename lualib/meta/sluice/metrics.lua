@@ -12,6 +12,18 @@ local metrics = {}
 ---@return sluice.core.Registry
 function metrics.registry() end
 
+--- Series that are counted together, in one call.
+---@param ... sluice.MetricSeries
+---@return sluice.core.Bundle
+function metrics.bundle(...) end
+
+---@class sluice.core.Bundle
+local Bundle = {}
+
+--- Adds or observes a number for each series. What is no number is passed over; never raises.
+---@param ... number?
+function Bundle:count(...) end
+
 ---@class sluice.core.Registry
 local Registry = {}
 

@@ -7,6 +7,7 @@
 -- A streamed delta costs nothing here: tokens are counted from the usage at the end.
 
 local core = require "sluice.core.task"
+local core_metrics = require "sluice.core.metrics"
 local sys = require "sluice.core.sys"
 local errors = require "sluice.errors"
 local metrics = require "sluice.metrics"
@@ -61,10 +62,9 @@ end
 ---@class sluice.metrics.ModelSeries
 ---@field provider string
 ---@field model string
----@field ok sluice.MetricSeries        the duration of calls that succeed
 ---@field concurrent sluice.MetricSeries
----@field input sluice.MetricSeries
----@field output sluice.MetricSeries
+---@field ok sluice.core.Bundle     the duration of calls that succeed, tokens in, tokens out
+---@field tokens sluice.core.Bundle  in, out
 ---@field first_token? sluice.MetricSeries
 
 --- The series of a model, looked up once.
@@ -72,12 +72,12 @@ end
 local function series_of(name, provider, model)
   local found = models[name]
   if found then return found end
+  local input, output = all.tokens:at(provider, model, "input"), all.tokens:at(provider, model, "output")
   found = {
     provider = provider, model = model,
-    ok = all.duration:at(provider, model, "ok"),
     concurrent = all.concurrent:at(provider, model),
-    input = all.tokens:at(provider, model, "input"),
-    output = all.tokens:at(provider, model, "output"),
+    ok = core_metrics.bundle(all.duration:at(provider, model, "ok"), input, output),
+    tokens = core_metrics.bundle(input, output),
   }
   all.circuit:at(provider, model) -- 0 until it opens
   if model_count < NAMES_MAX then models[name], model_count = found, model_count + 1 end
@@ -88,18 +88,11 @@ end
 
 local Calls = { light = true }
 
-local function count_tokens(series, usage)
-  if not usage then return end
-  local input, output = usage.input_tokens, usage.output_tokens
-  if input then series.input:add(input) end
-  if output then series.output:add(output) end
-end
-
 function Calls.ask_answered(_, run, reply) -- nearly every call there is
   local model = run.model
   local series = models[model.name] or series_of(model.name, model.opts.provider, model.opts.model)
-  series.ok:observe(reply.elapsed)
-  count_tokens(series, reply.usage)
+  local usage = reply.usage
+  series.ok:count(reply.elapsed, usage.input_tokens, usage.output_tokens)
 end
 
 function Calls.content(_, call, _, ttft)
@@ -126,14 +119,12 @@ end
 
 function Calls.call_ended(_, call, at, outcome, what)
   local series = series_of(call.name, call.provider, call.model)
-  if outcome == "ok" then
-    series.ok:observe(at - call.began)
-    return count_tokens(series, what.usage)
-  end
+  local elapsed, usage = at - call.began, (outcome == "ok" or outcome == "abandoned") and what.usage or {}
+  if outcome == "ok" then return series.ok:count(elapsed, usage.input_tokens, usage.output_tokens) end
   if outcome == "error" and not errors.is(what) then return end -- a fault of the script's: no call was made
-  all.duration:at(call.provider, call.model, outcome):observe(at - call.began)
-  if outcome == "abandoned" then return count_tokens(series, what.usage) end
-  if outcome == "cancelled" then return end
+  all.duration:at(call.provider, call.model, outcome):observe(elapsed)
+  series.tokens:count(usage.input_tokens, usage.output_tokens)
+  if outcome == "abandoned" or outcome == "cancelled" then return end
   all.errors:at(call.provider, call.model, what.kind):inc()
   if outcome == "interrupted" then all.interrupted:at(call.provider, call.model):inc() end
 end

@@ -59,15 +59,10 @@ local function series_of(name, provider, model, base)
   local function at(metric, last)
     return metric:at("chat", provider, model, host, port, last)
   end
-  found = { at = at, ok = at(all.duration, ""), input = at(all.tokens, "input"), output = at(all.tokens, "output") }
+  found = { at = at,
+    ok = core.bundle(at(all.duration, ""), at(all.tokens, "input"), at(all.tokens, "output")) }
   if count < NAMES_MAX then models[key], count = found, count + 1 end
   return found
-end
-
-local function count_tokens(series, usage)
-  if not usage then return end
-  if usage.input_tokens then series.input:observe(usage.input_tokens) end
-  if usage.output_tokens then series.output:observe(usage.output_tokens) end
 end
 
 local GenAI = { light = true }
@@ -75,8 +70,8 @@ local GenAI = { light = true }
 function GenAI.ask_answered(_, run, reply)
   local model = run.model
   local series = series_of(model.name, model.opts.provider, model.opts.model, model.base)
-  series.ok:observe(reply.elapsed)
-  count_tokens(series, reply.usage)
+  local usage = reply.usage
+  series.ok:count(reply.elapsed, usage.input_tokens, usage.output_tokens)
 end
 
 function GenAI.content(_, call, _, ttft)
@@ -89,8 +84,8 @@ function GenAI.call_ended(_, call, at, outcome, what)
   local series = series_of(call.name, call.provider, call.model, call.base)
   local elapsed = at - call.began
   if outcome == "ok" or outcome == "abandoned" then
-    series.ok:observe(elapsed)
-    return count_tokens(series, what.usage)
+    local usage = what.usage or {}
+    return series.ok:count(elapsed, usage.input_tokens, usage.output_tokens)
   end
   if not errors.is(what) then return end -- a fault of the script's
   series.at(all.duration, what.kind):observe(elapsed)

@@ -314,7 +314,7 @@ end
 ---@param once fun(run: sluice.Run): any
 ---@return any
 function call.run(run, once)
-  local seen <close> = observe.on and observe.call(run) -- luacheck: ignore 211
+  local seen <close> = observe.on and (observe.full and observe.call(run) or run) -- luacheck: ignore 211
   local ok, result = pcall(once, run)
   while not ok do
     again(run, result)
