@@ -241,7 +241,8 @@ local function attempt_over(call, at, outcome, what, delay)
   if asking[call.task] == call then asking[call.task] = nil end
   if call.sent then observe.on:attempt_ended(call, at, outcome, what, delay)
   else observe.on:refused(call, at, what, delay) end
-  call.sent, call.ttft, call.first = false, nil, nil
+  call.sent = false
+  if call.ttft then call.ttft, call.first = nil, nil end
 end
 
 local function call_over(call, at, outcome, what)
@@ -260,7 +261,7 @@ local classes = setmetatable({}, { __mode = "k" }) -- model -> what the records 
 
 local function class_of(model)
   local class = { __close = close_call, __index = { name = model.name, provider = model.opts.provider,
-    model = model.opts.model, base = model.base } }
+    model = model.opts.model, base = model.base, streaming = false, attempt = 0, sent = false, waited = 0 } }
   classes[model] = class
   return class
 end
@@ -268,10 +269,13 @@ end
 local function record_of(run, at)
   local model, opts = run.model, run.opts
   if open_count > 0 and at - swept > SWEEP_S then observe.sweep() end
-  -- one table, its own guard, with room for what is added later: it is made for every call
+  -- One table, its own guard, with room for eight: it is made for every call. What a plain ask comes to have is
+  -- number, id, task, began, attempt, sent, ended, and what one subscriber keeps in it.
   local call = setmetatable({ number = opts and opts.call or next_number(), id = run.id, task = core.current(),
-    streaming = run.streaming or false, max_tokens = run.max_tokens, chain = opts and opts.chain, began = at,
-    attempt = 0, sent = false, waited = 0, ttft = nil, first = nil, ended = nil }, classes[model] or class_of(model))
+    began = at, attempt = nil, sent = nil, ended = nil, own = nil }, classes[model] or class_of(model))
+  if opts and opts.chain then call.chain = opts.chain end
+  if run.max_tokens then call.max_tokens = run.max_tokens end
+  if run.streaming then call.streaming = true end
   run.observed = call
   return call
 end
@@ -312,7 +316,8 @@ end
 function observe.sent(run)
   local call = run.observed
   if not call then return end -- it began before anybody listened
-  call.attempt, call.sent, call.waited = run.attempt, run.sent, run.waited or 0
+  call.attempt, call.sent = run.attempt, run.sent
+  if run.waited then call.waited = run.waited end
   asking[call.task] = call
   observe.on:attempt_sent(call, run.sent)
 end

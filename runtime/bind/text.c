@@ -10,6 +10,7 @@
 #include "bind/bind.h"
 
 #define TEXT_TYPE "sluice.text"
+#define TEMPLATE_TYPE "sluice.text.template"
 #define KEEP (128u << 10) /* bytes of memory kept when the text is taken */
 #define DIGITS_MAX 20     /* of a 64-bit integer, the sign included */
 
@@ -76,6 +77,72 @@ static int text_fields(lua_State *L) {
   return 0;
 }
 
+/* ---- templates
+ * ----------------------------------------------------------------------------------- */
+
+/* What stands around each value; the bytes are those of a Lua string in user value 1. */
+struct template {
+  const char *bytes;
+  size_t len;
+  int count;
+  struct around {
+    size_t before, after, end; /* where what stands before it begins, behind it begins and ends */
+  } values[];
+};
+
+/* core.template(before, after, before, after, …) -> what text:fill() takes: two for each value */
+static int text_template(lua_State *L) {
+  int parts = lua_gettop(L);
+  luaL_argcheck(L, parts > 0 && parts % 2 == 0, parts, "two strings for each value expected");
+  struct template *t = lua_newuserdatauv(L, sizeof *t + (size_t)parts / 2 * sizeof t->values[0], 1);
+  size_t n, at = 0;
+  t->count = parts / 2;
+  for (int i = 0; i < t->count; i++) {
+    struct around *a = &t->values[i];
+    a->before = at;
+    luaL_checklstring(L, 2 * i + 1, &n);
+    a->after = at += n;
+    luaL_checklstring(L, 2 * i + 2, &n);
+    a->end = at += n;
+  }
+  lua_insert(L, 1); /* below its parts */
+  lua_concat(L, parts);
+  t->bytes = lua_tolstring(L, -1, &t->len);
+  lua_setiuservalue(L, 1, 1);
+  luaL_setmetatable(L, TEMPLATE_TYPE);
+  return 1;
+}
+
+static enum buf_status put(struct buf *b, const char *bytes, size_t n) {
+  if (b->cap - b->len < n) {
+    enum buf_status status = buf_reserve(b, n);
+    if (status != BUF_OK) return status;
+  }
+  memcpy(b->data + b->len, bytes, n);
+  b->len += n;
+  return BUF_OK;
+}
+
+/* text:fill(template, value, …): the template around those values that are not nil. */
+static int text_fill(lua_State *L) {
+  struct buf *b = check_text(L);
+  const struct template *t = luaL_checkudata(L, 2, TEMPLATE_TYPE);
+  size_t from = b->len;
+  if (buf_reserve(b, t->len + (size_t)t->count * DIGITS_MAX) != BUF_OK)
+    return luaL_error(L, "text: more than a text may hold");
+  for (int i = 0; i < t->count; i++) {
+    if (lua_isnoneornil(L, i + 3)) continue;
+    const struct around *a = &t->values[i];
+    enum buf_status before = put(b, t->bytes + a->before, a->after - a->before);
+    append(L, b, i + 3, from);
+    if (before != BUF_OK || put(b, t->bytes + a->after, a->end - a->after) != BUF_OK) {
+      b->len = from;
+      return luaL_error(L, "text: more than a text may hold");
+    }
+  }
+  return 0;
+}
+
 /* text:take() -> all of it; the text is empty then. */
 static int text_take(lua_State *L) {
   struct buf *b = check_text(L);
@@ -95,14 +162,17 @@ static int text_gc(lua_State *L) {
 }
 
 int luaopen_sluice_core_text(lua_State *L) {
-  static const luaL_Reg methods[] = {{"add", text_add},  {"fields", text_fields}, {"take", text_take},
-                                     {"__len", text_len}, {"__gc", text_gc},       {NULL, NULL}};
-  static const luaL_Reg functions[] = {{"new", text_new}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {
+      {"add", text_add},   {"fields", text_fields}, {"fill", text_fill}, {"take", text_take},
+      {"__len", text_len}, {"__gc", text_gc},       {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"new", text_new}, {"template", text_template}, {NULL, NULL}};
   luaL_newmetatable(L, TEXT_TYPE);
   luaL_setfuncs(L, methods, 0);
   lua_pushvalue(L, -1);
   lua_setfield(L, -2, "__index");
-  lua_pop(L, 1);
+  luaL_newmetatable(L, TEMPLATE_TYPE);
+  lua_pop(L, 2);
   luaL_newlib(L, functions);
   return 1;
 }

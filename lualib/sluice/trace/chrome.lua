@@ -10,6 +10,7 @@
 -- two streams open at once gets a second lane.
 
 local core = require "sluice.core.task"
+local core_text = require "sluice.core.text"
 local errors = require "sluice.errors"
 local json = require "sluice.json"
 local sys = require "sluice.core.sys"
@@ -124,6 +125,10 @@ local function write_end(self, lane, ts, record, outcome, what)
     text:add(self.ends, lane.id, ',"ts":', ts)
   else
     local began = micros(self, record.began)
+    if outcome == "ok" and id then
+      return text:fill(self.call_ok, lane.id, began, ts - began, quoted[name] or quote(name), record.number, id,
+        quoted[model] or quote(model), record.attempt, record.streaming and "stream" or "ask")
+    end
     text:add(self.completes, lane.id, ',"ts":', began, ',"dur":', ts - began, ',"name":', quoted[name] or quote(name))
   end
   text:fields(',"args":{"call":', record.number, ',"outcome":"', "", outcome, '"', ',"request_id":"', id, '"',
@@ -208,7 +213,14 @@ function Chrome:content(call, at)
 end
 
 function Chrome:attempt_ended(call, at, outcome, what, delay)
-  local n = call.attempt
+  local n, lane = call.attempt, call[self]
+  if outcome == "ok" and lane then
+    local usage, reason, ttft = what.usage or NOTHING, what.finish_reason, what.ttft
+    local ts, name = micros(self, call.sent), ATTEMPTS[n] or "attempt " .. n
+    return self.text:fill(self.attempt_ok, lane.id, ts, micros(self, at) - ts, quoted[name] or quote(name), call.number,
+      call.id, n, usage.input_tokens, usage.output_tokens, usage.cached_tokens,
+      reason and (quoted[reason] or quote(reason)), ttft and ttft * 1000 // 1 | 0, "")
+  end
   if not complete(self, call, ATTEMPTS[n] or "attempt " .. n, call.sent, at) then return end
   local text = self.text
   text:add(',"request_id":"', call.id, '","attempt":', n, ',"outcome":"', outcome, '"')
@@ -299,6 +311,15 @@ function Chrome.new(sink)
     ends = (',\n{"ph":"E","pid":%d,"tid":'):format(pid),
     completes = (',\n{"ph":"X","cat":"sluice","pid":%d,"tid":'):format(pid),
     instants = (',\n{"ph":"i","s":"t","cat":"sluice","pid":%d,"tid":'):format(pid) }, Chrome)
+  local head = { self.completes, "", ',"ts":', "", ',"dur":', "", ',"name":', "", ',"args":{"call":', "",
+    ',"request_id":"', '"' }
+  local function template(...)
+    return core_text.template(table.unpack(table.move({ ... }, 1, select("#", ...), #head + 1, { table.unpack(head) })))
+  end
+  -- nearly every call and every attempt is one of these
+  self.call_ok = template(',"outcome":"ok","model":', "", ',"attempts":', "", ',"method":"', '"}}')
+  self.attempt_ok = template(',"attempt":', ',"outcome":"ok"', ',"input_tokens":', "", ',"output_tokens":', "",
+    ',"cached_tokens":', "", ',"finish_reason":', "", ',"ttft_ms":', "", "}}", "")
   sink.last = "\n]\n"
   sink.text:add('[\n{"ph":"M","name":"process_name","pid":', pid, ',"tid":0,"args":{"name":"sluice ', sys.version,
     '"}}')

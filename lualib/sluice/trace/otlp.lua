@@ -6,6 +6,7 @@
 -- A span is written when it ends.
 
 local core = require "sluice.core.task"
+local core_text = require "sluice.core.text"
 local errors = require "sluice.errors"
 local json = require "sluice.json"
 local sys = require "sluice.core.sys"
@@ -107,12 +108,38 @@ local function new_id(self)
   return n
 end
 
+--- What nearly every attempt and every call is: a span of a client's that ended well.
+local function templates(self)
+  local base, good = self.base, KEY.outcome .. '"ok"' .. TEXT_END
+  local head = { "", "", "", '","spanId":"' .. base, "", "", '","parentSpanId":"' .. base, "", '","name":', "",
+    (',"kind":%d,"startTimeUnixNano":"'):format(CLIENT), "", '","endTimeUnixNano":"', '","attributes":[',
+    KEY.id .. '"', '"}},' }
+  local tail = { KEY.model, TEXT_END, KEY.response, TEXT_END, REASON, "}]}}},", KEY.input, INTEGER_END, KEY.output,
+    INTEGER_END, KEY.cached, INTEGER_END, TTFT, "e-6}},", KEY.task, '"}}]}' }
+  local function template(...)
+    local parts = table.move(head, 1, #head, 1, {})
+    table.move({ ... }, 1, select("#", ...), #parts + 1, parts)
+    return core_text.template(table.unpack(table.move(tail, 1, #tail, #parts + 1, parts)))
+  end
+  self.attempt_ok = template(KEY.attempt, INTEGER_END .. good)
+  self.call_ok = template("", "", KEY.attempts, INTEGER_END .. good, KEY.max_tokens, INTEGER_END, STREAMING, "")
+end
+
+--- … with what came, from `what`.
+local function came(what)
+  local usage, reason, ttft, model, id = what.usage or NOTHING, what.finish_reason, what.ttft, what.model, what.id
+  local cached = usage.cached_tokens
+  return model and (quoted[model] or quote(model)), id and json.quote(#id > WORDS_MAX and errors.one_line(id, WORDS_MAX)
+    or id), reason and (quoted[reason] or quote(reason)), usage.input_tokens, usage.output_tokens,
+    cached ~= 0 and cached or nil, ttft and ttft * 1e6 // 1 | 0
+end
+
 --- Begins to write a span, up to its attributes.
 local function begin(self, trace, id, parent, name, kind, began, at)
   local text = self.text
   local base = self.base
-  text:fields(#text == 0 and '{"traceId":"' or ',{"traceId":"', self.run, base, trace, '","spanId":"', base, "", id, "",
-    '","parentSpanId":"', parent and base, parent)
+  text:add(#text == 0 and self.first or self.following, trace, '","spanId":"', base, id)
+  if parent then text:add('","parentSpanId":"', base, parent) end
   text:add('","name":', quoted[name] or quote(name), ',"kind":', kind, ',"startTimeUnixNano":"', nanos(self, began),
     '","endTimeUnixNano":"', nanos(self, at), '","attributes":[')
   return text
@@ -165,6 +192,13 @@ function Otlp:attempt_ended(call, at, outcome, what)
   local span, n = call[self], call.attempt
   if not span then return end
   local name = ATTEMPTS[n] or "attempt " .. n
+  if outcome == "ok" and n == 1 and not span.content then
+    local text, m1, m2, m3, m4, m5, m6, m7 = self.text, came(what)
+    text:fill(self.attempt_ok, #text == 0 and self.first or self.following, span.trace, new_id(self), span.id,
+      quoted[name] or quote(name), nanos(self, call.sent), nanos(self, at), call.id, n, m1, m2, m3, m4, m5, m6, m7,
+      call.task)
+    return self.sink:done()
+  end
   local text = begin(self, span.trace, new_id(self), span.id, name, CLIENT, call.sent, at)
   text:add(KEY.id, '"', call.id, '"}},', KEY.attempt, n, INTEGER_END)
   if n > 1 then text:add(KEY.resend, n - 1, INTEGER_END) end
@@ -206,6 +240,13 @@ function Otlp:call_ended(call, at, outcome, what)
   local span = call[self]
   if not span then return end
   local name = CHAT[call.model] or chat(call.model)
+  if outcome == "ok" and not span.events then
+    local text, m1, m2, m3, m4, m5, m6, m7 = self.text, came(what)
+    text:fill(self.call_ok, #text == 0 and self.first or self.following, span.trace, span.id, span.parent,
+      quoted[name] or quote(name), nanos(self, call.began), nanos(self, at), call.id, about(self, call), call.attempt,
+      call.max_tokens, call.streaming and "" or nil, m1, m2, m3, m4, m5, m6, m7, call.task)
+    return self.sink:done()
+  end
   local text = begin(self, span.trace, span.id, span.parent, name, CLIENT, call.began, at)
   text:add(about(self, call), KEY.id, '"', call.id, '"}},', KEY.attempts, call.attempt, INTEGER_END)
   text:fields(KEY.max_tokens, call.max_tokens, INTEGER_END, STREAMING, call.streaming and "" or nil, "")
@@ -293,6 +334,9 @@ function Otlp.new(sink)
     epoch = (sys.wall() * 1e6 // 1 | 0) * 1000, run = ("%016x"):format(run), base = ("%08x"):format(base),
     last = ID_MIN,
     models = {} }, Otlp)
+  self.first = ('{"traceId":"%s%s'):format(self.run, self.base)
+  self.following = "," .. self.first
+  templates(self)
   local service = sys.env "OTEL_SERVICE_NAME"
   local resource = text_of("service.name", service and service ~= "" and service or "sluice")
     .. text_of("service.version", sys.version) .. text_of("telemetry.sdk.name", "sluice")
