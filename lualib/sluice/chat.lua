@@ -144,7 +144,13 @@ end
 
 --- A turn has its answer.
 local function commit(self, turn, reply, guess)
-  table.move(turn, 1, #turn, #self.messages + 1, self.messages)
+  local messages = self.messages
+  local n = #messages
+  local ok, err = pcall(table.move, turn, 1, #turn, n + 1, messages)
+  if not ok then -- no memory: not half of it either
+    for i = n + #turn, n + 1, -1 do messages[i] = nil end
+    error(err, 0)
+  end
   tokens.add(self.usage, reply.total or reply.usage)
   for _, attempt in ipairs(reply.attempts or {}) do self.usd = self.usd + (attempt.usd or 0) end
   local input = reply.usage and reply.usage.input_tokens

@@ -65,6 +65,7 @@ end
 local function decode(text)
   local ok, value = pcall(json.decode, text, { repair = true })
   if ok then return true, value end
+  if not tostring(value):find "^json: " then error(value, 0) end -- no fault of the text: no memory, say
   return false
 end
 

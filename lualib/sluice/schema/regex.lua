@@ -333,7 +333,7 @@ function regex.matches(pattern, text)
     return false
   end)
   if good then return result end
-  if result ~= Unknown and type(result) ~= "string" then error(result, 0) end
+  if result ~= Unknown and not tostring(result):find "stack overflow" then error(result, 0) end
   return nil
 end
 

@@ -13,6 +13,7 @@ local MESSAGE_MAX = 2000 -- bytes of an error's text
 
 -- These end the loop, not just the call.
 local FATAL = { "cancelled", "cpu", "memory", "deadlock" }
+local NO_MEMORY = "not enough memory" -- Lua's own words
 
 -- Results -----------------------------------------------------------------------------------------
 
@@ -76,6 +77,7 @@ local function content_of(value, max)
     if is_parts(value) then return parts_of(value, max) end
     local ok, text = pcall(json.encode, value)
     if ok then return cut(clean(text), max) end
+    if not tostring(text):find "^json: " then error(text, 0) end -- no fault of the value: no memory, say
     return nil, "the tool returned what cannot be sent: " .. tostring(text)
   end
   if type(value) == "string" or type(value) == "number" or type(value) == "boolean" then
@@ -134,7 +136,7 @@ return function(tool, call, opts)
   if tool.timeout then ok, value = pcall(task.deadline, tool.timeout, tool.run, args, call)
   else ok, value = pcall(tool.run, args, call) end
   if not ok then
-    if errors.is(value, table.unpack(FATAL)) then error(value, 0) end
+    if errors.is(value, table.unpack(FATAL)) or value == NO_MEMORY then error(value, 0) end
     if errors.is(value, "timeout") and value.phase == "deadline" and tool.timeout then
       core.check() -- a deadline around all of this is not the tool's
       return done(failed(value, ("The tool did not answer within %.14g s."):format(tool.timeout)))
