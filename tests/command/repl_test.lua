@@ -123,6 +123,14 @@ T.test("Tab completes", function(t)
     { expect = PROMPT }, { send = ":qu" .. TAB .. ENTER } }, nil, { "--mock" })
 end)
 
+T.test("Tab after require: files of one's own", function(t)
+  local folder = T.tmpdir()
+  T.write(folder .. "/my_rules.lua", "return 'mine'")
+  local script = T.write(folder .. "/script.lua", "")
+  session(t, { { expect = PROMPT }, { send = "require 'my_" .. TAB .. ENTER }, { expect = LEFT }, { expect = '"mine"' },
+    LEAVE, EOF }, nil, { script })
+end)
+
 T.test("Tab knows the models that were asked before", function(t)
   local state = T.tmpdir()
   session(t, { { "m = sluice.model 'mock/org/Some-Model-8B'" }, LEAVE, EOF }, { env = { XDG_STATE_HOME = state } }, { "--mock" })
@@ -203,6 +211,27 @@ T.test("a paste of several lines runs as lines, tabs and all", function(t)
     -- and what comes without the marks, faster than it is read
     { expect = PROMPT }, { send = "a = 1\rb = 2\ra + b\r" }, { expect = LEFT .. "3\r\n" },
     LEAVE, EOF })
+end)
+
+T.test("keys at random leave a session that works", function(t)
+  local keys = { "\27", "\27[", "\27[A", "\27[B", "\27[C", "\27[D", "\27[200~", "\27[201~", "\27OP", "\27[1;5C", TAB, ENTER, "\n",
+    "a", "'", '"', "{", "水", "é", "\xff", "\xe6", "\18", "\22", "\7", "\127", "\1", "\5", "\11", "\20", "\21", "\23", "\25", "\12",
+    "\27f", "\27b", "\27d", "\27x", "\24\24", "\30", "\31", "end ", "function f() ", "1+1", "local x = 1", "m:", "sluice.",
+    "require 's", CTRL_C }
+  for _ = 1, 3 do
+    local entries = { { expect = PROMPT } }
+    for _ = 1, 30 do
+      local typed_ = {}
+      for i = 1, math.random(12) do typed_[i] = keys[math.random(#keys)] end
+      entries[#entries + 1] = { send = table.concat(typed_) }
+      if math.random(8) == 1 then entries[#entries + 1] = { resize = ("%dx%d"):format(math.random(90), math.random(30)) } end
+    end
+    for _, entry in ipairs { { send = "\27[201~\7" .. CTRL_C }, { expect = PROMPT }, { send = CTRL_C }, { expect = PROMPT },
+      { send = "'sur' .. 'vived'" .. ENTER }, { expect = '"survived"' }, LEAVE, EOF } do
+      entries[#entries + 1] = entry
+    end
+    t.eq(session(t, entries).code, 0)
+  end
 end)
 
 T.test("a window that changes its size", function(t)
@@ -290,7 +319,13 @@ T.test(":save writes a script that runs", function(t)
 end)
 
 T.test("help(x)", function(t)
-  session(t, { { "help()", "spawn(f, …)" }, { "help(rawlen)", "built in" }, { "help 'no.such.thing'", "nothing is known" }, LEAVE, EOF })
+  session(t, { { "help()", "spawn(f, …)" }, { "help(rawlen)", "built in" }, { "help 'no.such.thing'", "nothing is known" },
+    { "help(sluice.task.map)", "concurrency" }, { "help 'task.deadline'", "deadline" }, { ":help task.race", "race" },
+    { "help(spawn)", "h:cancel()" }, { "help(nothing_here)", "no such name" }, LEAVE, EOF })
+  for _, name in ipairs { "task.map", "model", "fallback", "json.encode" } do
+    local r = pipe(("help %q\n"):format(name))
+    t.ok(r.code == 0 and not r.stdout:find "nothing", name)
+  end
 end)
 
 T.test("--timeout ends what takes longer, and the session goes on", function(t)

@@ -24,18 +24,27 @@ local function about_function(f)
   return ("a function of %s, line %d; nothing is written about it"):format(info.short_src, info.linedefined)
 end
 
+-- What exists in a session alone.
+local own = setmetatable({}, { __mode = "k" })
+
+--- Says what a function of the session's does.
+---@param f function
+---@param text string
+function help.describe(f, text) own[f] = text end
+
 --- The text for a value or a name.
 ---@param value any
 ---@return string
 function help.of(value)
-  local ok, annotations = pcall(require, "sluice.annotations")
-  local text = ok and annotations.of(value) or nil
+  if own[value] then return own[value] .. "\n" end
+  local text = require "sluice.annotations".of(value)
   if text then return (text:gsub("%s+$", "")) .. "\n" end
   if type(value) == "function" then return about_function(value) .. "\n" end
   if type(value) == "string" then
     local takes = "help(x) takes a function, a value, or a name such as \"task.map\""
     return ("nothing is known of '%s'; %s\n"):format(value, takes)
   end
+  if value == nil then return "nil: there is no such name, or it has no value\n" end
   return ("a %s; nothing is written about it\n"):format(type(value))
 end
 

@@ -50,11 +50,14 @@ local function install(self)
     return write(file, text)
   end
   rawset(io, "write", function(...) return methods.write(io.output(), ...) end)
-  rawset(_G, "print", function(...)
+  local function print_above(...)
     local parts = table.pack(...)
     for i = 1, parts.n do parts[i] = tostring(parts[i]) end
     methods.write(io.stdout, table.concat(parts, "\t"), "\n")
-  end)
+  end
+  require "sluice.repl.help".describe(print_above,
+    "print(…)\n\nLua's print; its lines never run into what is being typed.")
+  rawset(_G, "print", print_above)
 end
 
 --- Takes the writing over; nothing changes where lines are not edited.

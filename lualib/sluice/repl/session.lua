@@ -9,6 +9,7 @@
 local commands = require "sluice.repl.commands"
 local complete = require "sluice.repl.complete"
 local core = require "sluice.core.task"
+local help = require "sluice.repl.help"
 local history = require "sluice.repl.history"
 local input = require "sluice.repl.input"
 local output = require "sluice.repl.output"
@@ -300,10 +301,25 @@ function Session:known_models(provider)
   return names
 end
 
+-- Modules in files: those that `require` would find in folders named by a relative path, or beside a script.
+local function modules_beside()
+  local names = {}
+  for template in package.path:gmatch "[^;]+" do
+    local folder, tail = template:match "^(.*)%?(.*)$"
+    if folder and not folder:find "^/usr/" then
+      local ok, paths = pcall(require "sluice.files".glob, folder .. "*" .. tail, { max = 1000 })
+      for _, path in ipairs(ok and paths or {}) do
+        names[#names + 1] = path:sub(#folder + 1, -#tail - 1)
+      end
+    end
+  end
+  return names
+end
+
 function Session:complete(lines, text, cursor)
   local before = table.concat(lines, "\n") .. (#lines > 0 and "\n" or "") .. text:sub(1, cursor)
   local found = complete.at(before, {
-    globals = _G, commands = commands.names(),
+    globals = _G, commands = commands.names(), modules = modules_beside,
     providers = function() return require "sluice.provider".names() end,
     models = function(provider) return self:known_models(provider) end,
   })
@@ -461,12 +477,24 @@ local function greet(self)
 end
 
 local function install_globals(self)
-  rawset(_G, "sluice", require "sluice")
-  rawset(_G, "spawn", function(...) return self:spawn(...) end)
-  rawset(_G, "help", function(...)
+  local function spawn(...) return self:spawn(...) end
+  local function show_help(...)
     if select("#", ...) == 0 then return commands.run(self, ":help") end
-    self:show_text((require "sluice.repl.help".of((...)):gsub("\n$", "")))
-  end)
+    self:show_text((help.of((...)):gsub("\n$", "")))
+  end
+  help.describe(spawn, [[
+spawn(f, …)
+
+Runs f(…) beside the prompt and returns its task: h:join() waits and gives what f returned, h:cancel() ends
+it. A task that fails says so and ends alone; all end with the session.]])
+  help.describe(show_help, [[
+help(x)
+
+Prints what is written about x: a function, a module, an object, or a name such as "task.map". help() tells
+about the prompt.]])
+  rawset(_G, "sluice", require "sluice")
+  rawset(_G, "spawn", spawn)
+  rawset(_G, "help", show_help)
 end
 
 local function set_history(self)
