@@ -74,4 +74,21 @@ T.test("a reader that is slow, and a program that prints without end: memory sta
   if not T.slow then t.ok(r.maxrss_kib < 40000, r.maxrss_kib) end
 end)
 
+T.test("docs/programs.md: every block runs as it stands, and says what is true", function(t)
+  local blocks = {}
+  for block in T.read "docs/programs.md":gmatch "```lua\n(.-)```" do blocks[#blocks + 1] = block end
+  t.ok(#blocks >= 8, #blocks)
+  local folder = T.tmpdir()
+  local made = os.execute(("cd '%s' && git init -q . && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m x")
+    :format(folder))
+  if not made then t.skip "git is not here" end
+  blocks[#blocks + 1] = 'assert(branch ~= "" and sorted == "a\\nb\\n" and version == 7 and unchanged == true)'
+  local r = C.run({ C.sluice, "run", "-q", T.write(folder .. "/guide.lua", table.concat(blocks, "\n")) }, {
+    env = { GIT_DIR = folder .. "/.git", GIT_WORK_TREE = folder, CLAUDE_ENDS = "well",
+      PATH = "tests/fixtures/programs:" .. os.getenv "PATH" } })
+  t.eq(r.code, 0, r.stderr)
+  t.eq(r.stdout, "You asked: Which tests cover the parser?\n0 bytes came on stdin. 你好\n2 turns, $0.0123\n")
+  t.eq(r.orphans, 0)
+end)
+
 T.done()
