@@ -109,8 +109,16 @@ function term.markdown(opts)
   return require "sluice.term.markdown".new(opts)
 end
 
+--- Writes now; raises when nobody reads any more: what nobody reads need not be generated.
+local function print_now(text)
+  local ok, why = io.write(text)
+  if ok then ok, why = io.flush() end
+  if not ok then error("sluice.term.print_stream: stdout: " .. tostring(why), 0) end
+end
+
 --- Prints a stream on stdout as it comes, Markdown where there is a terminal, and a line end behind it if it
---- has none. Returns the reply, whose text is what the model wrote. Options as for term.markdown.
+--- has none. Returns the reply, whose text is what the model wrote. Raises, and closes the stream, when stdout
+--- cannot be written. Options as for term.markdown.
 ---@async
 ---@param stream sluice.Stream
 ---@param opts? { colour?: boolean, width?: integer }
@@ -119,11 +127,10 @@ function term.print_stream(stream, opts)
   local shown = stream:markdown(opts)
   local last = "\n"
   for text in shown:text() do
-    io.write(text)
-    io.flush()
+    print_now(text)
     last = text
   end
-  if last:gsub("\27%[[%d;]*m", ""):sub(-1) ~= "\n" then io.write "\n" end
+  if last:gsub("\27%[[%d;]*m", ""):sub(-1) ~= "\n" then print_now "\n" end
   local reply = shown:reply()
   return reply.original or reply
 end

@@ -34,4 +34,12 @@ T.test("on a terminal with NO_COLOR, or a dumb one: as it is", function(t)
   end
 end)
 
+T.test("nobody reads any more: the stream is closed, not read to its end", function(t)
+  T.write(folder .. "/endless.lua", "return { { text = ('word '):rep(100000), tokens_per_second = 200 } }")
+  local r = C.run({ C.sluice, "run", "--quiet", "--mock=" .. folder .. "/endless.lua", folder .. "/print.lua" },
+    { steps = { { expect_stdout = "word" }, { close_stdout = true } }, timeout = 20 })
+  t.eq({ r.code, r.timeout, r.unmet }, { 1, false, nil }, r.stderr)
+  t.match(r.stderr, "print_stream: stdout: Broken pipe")
+end)
+
 T.done()

@@ -34,6 +34,12 @@ local function endless()
   end)
 end
 
+local function numbers(n)
+  local list = {}
+  for i = 1, n do list[i] = i end
+  return list
+end
+
 local function left(server)
   T.until_(function() return server.gone == 1 and server.active == 0 end, 5, "the client has gone")
 end
@@ -197,6 +203,41 @@ T.test("a slow reader slows the sender down", function(t)
   t.ok(sent < 32 << 20, sent)
   stream:close()
   left(server)
+end)
+
+T.test("many at once, each left in another way: no connection, no place is left", function(t)
+  local server <close> = endless()
+  local model = S.model(server, { limit = { concurrency = 8 } })
+  local function step(stream)
+    local n = math.random(6)
+    if n == 1 then return (stream:lines { max = 2000 })
+    elseif n == 2 then return (stream:sentences())
+    elseif n == 3 then return (stream:map(function(text) return math.random(40) > 1 and text or error "no good" end))
+    elseif n == 4 then return (stream:redact { "tock", patterns = { "%u%l+" } })
+    elseif n == 5 then return (stream:until_match(("tock. Tick "):rep(math.random(3)), { plain = true }))
+    end
+    return (stream:filter(function() return math.random(5) > 1 end))
+  end
+  local left_how = {}
+  local function visit()
+    local stream = step(step(model:stream "x"))
+    local how = math.random(4)
+    left_how[how] = true
+    if how == 1 then return task.deadline(0.03, stream.reply, stream) end
+    for _ = 1, math.random(5) do
+      if not stream() then break end
+    end
+    if how == 2 then stream:close()
+    elseif how == 3 then error "given up"
+    end -- else it is the group's end that closes it
+  end
+  local outcomes = task.map(numbers(T.slow and 40 or 60), function() task.group(visit) end,
+    { concurrency = 16, settle = true })
+  T.until_(function() return server.active == 0 end, 10)
+  t.eq(#server.errors, 0)
+  t.eq(#left_how, 4)
+  t.ok(#outcomes >= 40)
+  t.eq(task.deadline(5, function() return model:stream("x"):until_match("tock"):reply().text end), "Tick ")
 end)
 
 -- Breaking ------------------------------------------------------------------------------------------
