@@ -1,9 +1,12 @@
--- Writes docs/api.md from the annotations in lualib/: `make docs`. With --check it writes nothing and
--- fails when the file is not what it should be. What is public: lualib/sluice/annotations.lua.
+-- Writes what is made from the sources: docs/api.md from the annotations (what is public:
+-- lualib/sluice/annotations.lua), the man page and the shells' completions from the option tables. `make docs`.
+-- With --check it writes nothing and fails when a file is not what it should be.
+
+package.path = "docs/?.lua;" .. package.path
 
 local annotations = require "sluice.annotations"
-
-local OUT = "docs/api.md"
+local completion = require "sluice.completion"
+local commands = require "sluice.command".all()
 
 local function read(path)
   local file = io.open(path, "rb")
@@ -31,14 +34,28 @@ for _, page in ipairs(annotations.pages()) do
   out[#out + 1] = ("## %s\n\n%s\n"):format(page.heading, page.about)
   for _, f in ipairs(annotations.read(page)) do entry(out, f) end
 end
-local text = table.concat(out, "\n")
 
-if ... == "--check" then
-  if read(OUT) == text then return 0 end
-  io.stderr:write(OUT, " is not up to date: run `make docs`\n")
-  return 1
+local FILES = {
+  { "docs/api.md", table.concat(out, "\n") },
+  { "docs/man/sluice.1", require "man"(commands) },
+  { "docs/completions/sluice.bash", completion.script("bash", commands) },
+  { "docs/completions/_sluice", completion.script("zsh", commands) },
+  { "docs/completions/sluice.fish", completion.script("fish", commands) },
+}
+
+local stale = 0
+for _, file in ipairs(FILES) do
+  local path, text = table.unpack(file)
+  if read(path) ~= text then
+    if ... == "--check" then
+      io.stderr:write(path, " is not up to date: run `make docs`\n")
+      stale = stale + 1
+    else
+      local handle = assert(io.open(path, "wb"))
+      handle:write(text)
+      handle:close()
+      print(("%s: %d lines"):format(path, select(2, text:gsub("\n", "\n"))))
+    end
+  end
 end
-local file = assert(io.open(OUT, "wb"))
-file:write(text)
-file:close()
-print(("%s: %d lines"):format(OUT, select(2, text:gsub("\n", "\n"))))
+return stale == 0

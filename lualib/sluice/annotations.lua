@@ -151,14 +151,16 @@ end
 ---@param page sluice.Page
 ---@return sluice.Documented[]
 function annotations.read(page)
-  local list = {}
+  local list, made = {}, getmetatable(require "sluice").__sluice_names()
   for _, f in ipairs(functions_of(page.module)) do
     local only = page.only and page.only[f.key]
-    if f.own == page.own and not f.key:find "^__" and (only or not page.only) then
-      local name = only or page.shown .. (f.method and ":" or ".") .. f.key
-      if not only and f.key == "new" and page.own ~= "errors" then
-        name = "sluice." .. page.shown:gsub("^sluice%.", "")
-      end
+    local name = only or page.shown .. (f.method and ":" or ".") .. f.key
+    local public = f.own == page.own and not f.key:find "^__" and (only or not page.only)
+    if f.key == "new" and not only and page.own ~= "errors" then -- sluice.model { … } makes a model
+      local short = page.shown:gsub("^sluice%.", "")
+      name, public = "sluice." .. short, public and made[short]
+    end
+    if public then
       list[#list + 1] = { name = name, key = f.key, method = f.method, args = f.args, doc = f.doc, line = f.line,
         page = page }
     end

@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/base64.h"
@@ -192,6 +193,14 @@ static int lock_close(lua_State *L) {
   return 0;
 }
 
+/* core.mkdir(path) -> true, also when it is there | nil, words, name */
+static int file_mkdir(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  if (mkdir(path, 0777) != 0 && errno != EEXIST) return push_error(L, errno);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
 int luaopen_sluice_core_file(lua_State *L) {
   static const luaL_Reg methods[] = {
       {"close", lock_close}, {"__close", lock_close}, {"__gc", lock_close}, {NULL, NULL}};
@@ -202,7 +211,8 @@ int luaopen_sluice_core_file(lua_State *L) {
                                        {"target", file_target},
                                        {"lock", file_lock_},
                                        {"kind", file_kind},
-                                       {"list", file_list},
+                                       {"mkdir", file_mkdir},
+      {"list", file_list},
                                        {"replace", file_replace},
                                        {"base64", file_base64},
                                        {NULL, NULL}};

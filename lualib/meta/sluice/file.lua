@@ -36,6 +36,13 @@ function file.write(path, bytes) end
 ---@return string? code
 function file.make_folder(path) end
 
+--- Makes a folder, unless it is there; with the mode that the process gives to new ones.
+---@param path string
+---@return true? made
+---@return string? why
+---@return string? code
+function file.mkdir(path) end
+
 --- What a symbolic link names.
 ---@param path string
 ---@return string? target

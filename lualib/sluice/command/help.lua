@@ -20,7 +20,8 @@ local help = {
   },
 }
 
-local EXIT_CODES = {
+--- What the exit codes of the program mean.
+help.exit_codes = {
   { 0, "ok" },
   { 1, "the script raised an error, does not compile, or returned false" },
   { 2, "the command line is wrong" },
@@ -160,7 +161,7 @@ function help.overview(fd)
       { "sluice run --timeout 60 summary.lua report.txt", "with an argument and a limit" },
       { "sluice help run", "all about one command" },
     })
-    put_exit_codes(out, EXIT_CODES) -- a script may return others
+    put_exit_codes(out, help.exit_codes) -- a script may return others
   end, fd)
 end
 

@@ -18,7 +18,7 @@
 local command = {}
 
 --- In the order in which help lists them. One whose module this build lacks is left out.
-command.names = { "run", "repl", "test", "mock", "token", "help", "version" }
+command.names = { "run", "repl", "test", "mock", "token", "types", "completion", "help", "version" }
 
 --- The module of a command, or nil when there is no such command.
 ---@param name string
