@@ -3,7 +3,8 @@
 --   sluice run scripts/summarise-folder.lua src
 --   sluice run scripts/summarise-folder.lua docs '**/*.md'
 --
--- Lines are kept in .summaries.jsonl in the folder: only files that have changed are read again.
+-- Lines are kept in .summaries.jsonl in the folder: only files that have changed are read again. WRITER names another
+-- model of the same provider for the end.
 
 local sluice = require "sluice"
 local files, jsonl = sluice.files, sluice.jsonl

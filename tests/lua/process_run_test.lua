@@ -265,6 +265,58 @@ T.test("a line without an end has a ceiling", function(t)
   t.match(err.message, "'head' printed a line of more than 1000000 bytes %(option 'line_max'%)")
 end)
 
+-- A child whose output comes in exactly these pieces.
+local function fed(pieces, opts)
+  local command = { "true" }
+  for key, value in pairs(opts or {}) do command[key] = value end
+  local child = process.stream(command)
+  child:wait()
+  child.result = nil
+  local real, next_piece = child.handle, 0
+  child.handle = {
+    read = function() next_piece = next_piece + 1 return pieces[next_piece] end,
+    wait = function() return 0, nil, "ended" end, output = function() return "", "" end,
+    close = function() real:close() end,
+  }
+  return child
+end
+
+local function lines_of(pieces, opts)
+  local lines = {}
+  local ok, err = pcall(function()
+    for line in fed(pieces, opts):lines() do lines[#lines + 1] = line end
+  end)
+  return lines, ok or err.code
+end
+
+T.test("lines: the same whole, split at every byte, and byte by byte", function(t)
+  for _, case in ipairs {
+    { "a\n\nbc 中文\r\nlast", { "a", "", "bc 中文\r", "last" } },
+    { "\n\n\n", { "", "", "" } },
+    { "", {} },
+    { "x", { "x" } },
+    { "one\n", { "one" } },
+  } do
+    local text, want = case[1], case[2]
+    t.eq({ lines_of { text } }, { want, true })
+    for i = 1, #text - 1 do t.eq({ lines_of { text:sub(1, i), text:sub(i + 1) } }, { want, true }, "split at " .. i) end
+    local bytes = {}
+    for i = 1, #text do bytes[i] = text:sub(i, i) end
+    t.eq({ lines_of(bytes) }, { want, true })
+  end
+end)
+
+T.test("the ceiling of a line is the same wherever the pieces end", function(t)
+  local text = "1234\n12345\n123456\n1"
+  local bytes = {}
+  for i = 1, #text do bytes[i] = text:sub(i, i) end
+  for i = 0, #text do
+    local pieces = i == 0 and bytes or { text:sub(1, i), text:sub(i + 1) }
+    t.eq({ lines_of(pieces, { line_max = 5 }) }, { { "1234", "12345" }, "too_large" }, "split at " .. i)
+    t.eq({ lines_of(pieces, { line_max = 6 }) }, { { "1234", "12345", "123456", "1" }, true }, "split at " .. i)
+  end
+end)
+
 T.test("a gigabyte into a slow reader stays bounded", function(t)
   local size = T.slow and 50000000 or 300000000
   local child <close> = process.stream { "head", "-c", tostring(size), "/dev/zero" }
