@@ -48,11 +48,12 @@ local function command_section(out, command, shared)
   end
   local left_out = 0
   for _, entry in ipairs(command.options or {}) do
-    if entry.tests then -- of no use to a reader
-    elseif shared[entry] and command.name ~= "run" then left_out = left_out + 1
-    else option(out, entry) end
+    if shared[entry] and command.name ~= "run" then left_out = left_out + 1
+    elseif not entry.tests then option(out, entry) end
   end
-  if left_out > 0 then out[#out + 1] = ".PP\nIt also takes the options of \\fBsluice run\\fR that concern the script." end
+  if left_out > 0 then
+    out[#out + 1] = ".PP\nIt also takes the options of \\fBsluice run\\fR that concern the script."
+  end
   if command.examples and #command.examples > 0 then
     out[#out + 1] = ".PP\nExamples:"
     for _, example in ipairs(command.examples) do

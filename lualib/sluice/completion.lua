@@ -126,8 +126,8 @@ local function bash(commands)
     end
     for _, found in ipairs(each_by_kind(command, "enum")) do
       for _, prefix in ipairs(at) do
-        values[#values + 1] = ('    %s:%s) COMPREPLY=($(compgen -W "%s" -- "$cur")); return ;;'):format(prefix, found[1],
-          table.concat(found[2].enum, " "))
+        values[#values + 1] = ('    %s:%s) COMPREPLY=($(compgen -W "%s" -- "$cur")); return ;;'):format(prefix,
+          found[1], table.concat(found[2].enum, " "))
       end
     end
     add("files", 'compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur"));')
