@@ -47,6 +47,7 @@ int folder_list(const char *path, struct buf *out) {
   int result = 0;
   while (result == 0) {
     errno = 0;
+    // cppcheck-suppress readdirCalled
     const struct dirent *entry = readdir(dir); // NOLINT(concurrency-mt-unsafe): one thread
     if (entry == NULL) {
       result = errno;
