@@ -269,8 +269,18 @@ local function place_of(f)
   return (module:gsub("/init$", ""):gsub("/", ".")), info.linedefined
 end
 
+--- A method of a stream that only loads sluice.transform and calls what has its name there.
+local function behind(f)
+  for i = 1, 2 do
+    local upvalue, name = debug.getupvalue(f, i)
+    if upvalue == "name" then return require "sluice.transform"[name] end
+  end
+  return f
+end
+
 local function by_function(f)
   local module, line = place_of(f)
+  if module == "transform.methods" then module, line = place_of(behind(f)) end
   local pages = annotations.pages()
   for _, page in ipairs(pages) do
     if page.module == module then

@@ -26,6 +26,7 @@ T.test("a name, a function and a value are found", function(t)
   t.match(annotations.of(sluice.task.map), "^sluice.task.map")
   t.match(annotations.of(sluice.task.sleep), "^sluice.task.sleep")
   t.match(annotations.of(sluice.model), "^sluice.model")
+  t.match(annotations.of(require "sluice.stream".sentences), "^stream:sentences%(opts%)") -- loaded when used
   t.match(annotations.of(sluice.task), "^sluice.task: Structured concurrency")
   t.match(annotations.of(sluice), "^sluice: prompt workflows")
   local model = sluice.model { provider = "openai", model = "x", base_url = "http://127.0.0.1:9/v1", auth = "k" }
