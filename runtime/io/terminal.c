@@ -448,7 +448,7 @@ void terminal_interrupt(struct terminal *t) {
   buf_clear(&t->text, READ_SIZE);
   t->scanned = 0;
   if (t->el != NULL) keep_text(t, el_wline(t->el)->buffer, el_wline(t->el)->lastchar);
-  put(t, "^C\r\n");
+  put(t, t->el != NULL ? "^C\r\n" : "\n"); /* without libedit, the terminal shows it */
   t->notify(t->owner);
 }
 

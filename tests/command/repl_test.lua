@@ -177,6 +177,25 @@ T.test("Ctrl-C ends a loop that never waits, pcall or not", function(t)
     { "1 + 1", "2" }, LEAVE, EOF })
 end)
 
+T.test("Ctrl-C twice in a row ends the call, and no background task", function(t)
+  for _ = 1, 5 do
+    session(t, { { "h = spawn(function() sluice.task.sleep(100) end)" }, { "for i = 1, 1e9 do if i == 1e6 then print 'runs' end end", "runs" },
+      { send = CTRL_C .. CTRL_C }, { expect = "interrupted" }, { "h:done()", "false" }, { ":quit" } })
+  end
+end)
+
+T.test("what a background task opens is closed when it ends; what a line opens is not", function(t)
+  session(t, { { "m = sluice.model 'mock/m'" }, { "spawn(function() lost = m:stream 'hi' end):join()" },
+    { "pcall(function() for _ in lost:text() do end end)", "false" }, { "kept = m:stream 'hi'" },
+    { "#kept:reply().text > 0", "true" }, LEAVE, EOF }, nil, { "--mock" })
+end)
+
+T.test("a deadlock is found and named; --max-memory ends what is typed", function(t)
+  session(t, { { "sluice.task.channel(1):receive()", "deadlock" }, { "1 + 1", "2" },
+    { "t = {} while true do t[#t + 1] = ('x'):rep(1e6) .. #t end", "ceiling of 50 MiB" }, { "t = nil" },
+    { "#('x'):rep(1e7)", "10000000" }, LEAVE, EOF }, nil, { "--max-memory", "50" })
+end)
+
 T.test("Ctrl-C any number of times at the prompt; it drops the line", function(t)
   session(t, { { expect = PROMPT }, { send = CTRL_C }, { expect = "Ctrl-D or :quit leaves" }, { expect = PROMPT },
     { send = "nonsense(" .. CTRL_C }, { expect = PROMPT }, { send = CTRL_C }, { expect = PROMPT }, { send = CTRL_C },

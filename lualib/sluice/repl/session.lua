@@ -17,6 +17,7 @@ local report = require "sluice.report"
 local script = require "sluice.command.script"
 local show = require "sluice.repl.show"
 local sys = require "sluice.core.sys"
+local task = require "sluice.task"
 local term = require "sluice.term"
 local terminal = require "sluice.core.terminal"
 
@@ -79,7 +80,8 @@ function Session:show_all() self:print(show.value(self.last, self:options())) en
 -- The frames that say nothing: the typed line itself.
 local function without_prompt(traceback)
   if not traceback then return nil end
-  return (traceback:gsub("\trepl:%d+: in main chunk\n?", ""):gsub("\trepl:%d+: in %a+ 'chunk'\n?", ""))
+  traceback = traceback:gsub("in %a+ 'main_chunk'", "in main chunk")
+  return (traceback:gsub("\trepl:%d+: in main chunk\n?", ""))
 end
 
 function Session:failure(err, traceback, before)
@@ -136,6 +138,7 @@ local function is_cancelled(err) return type(err) == "table" and rawget(err, "ki
 
 -- Ctrl-C may still be on its way to the task that waits for it: let it come now, and mean nothing.
 local function swallow_interrupt(self)
+  sys.forgive_interrupts()
   self.swallow = true
   core.sleep(0)
   self.swallow = false
@@ -157,15 +160,15 @@ function Session:failed(err, traceback, expired)
 end
 
 --- Runs a compiled piece and shows what it returns. nil when it failed, which has been said.
----@param chunk function
+---@param main_chunk function
 ---@param state "expression"|"statement"
 ---@return string? kind for :save
-function Session:evaluate(chunk, state, ...)
+function Session:evaluate(main_chunk, state, ...)
   if self.opts.max_memory then script.set_guards(self.opts) end
   local scope = core.scope { deadline = self.opts.timeout }
   self.scope, self.interrupted = scope, false
   local ok, kind = scope:run(function(...)
-    return self:show_values(state, table.pack(chunk(...)))
+    return self:show_values(state, table.pack(main_chunk(...)))
   end, ...)
   local traceback = not ok and core.traceback_of(kind) or nil
   local expired = scope:expired()
@@ -215,8 +218,8 @@ end
 function Session:load_file(path)
   local source = script.read(path)
   if not source then return end
+  self:run_script(source, path == self.loaded and self.words or {})
   self.loaded = path
-  self:run_script(source, {})
 end
 
 ---@param source sluice.Script
@@ -230,7 +233,11 @@ function Session:run_script(source, words)
   end
   script.search_beside(source, self.opts.lib)
   script.set_arg(source.name, words)
-  local kind = self:evaluate(function(...) chunk(...) end, "statement", table.unpack(words))
+  self.words = words
+  local kind = self:evaluate(function(...)
+    local main_chunk = chunk
+    main_chunk(...)
+  end, "statement", table.unpack(words))
   if kind and source.path then
     self.inputs[#self.inputs + 1] = { source = ("dofile %q"):format(source.path), kind = "statement" }
   end
@@ -247,8 +254,9 @@ end
 -- Background tasks ----------------------------------------------------------------------------------
 
 local function background(self, place, f, ...)
-  local scope = core.scope {}
-  local results = table.pack(scope:run(f, ...))
+  local scope, arguments = core.scope {}, table.pack(...)
+  -- What it opens is closed when it ends.
+  local results = table.pack(scope:run(task.group, function() return f(table.unpack(arguments, 1, arguments.n)) end))
   local err = results[2]
   local traceback = not results[1] and core.traceback_of(err) or nil
   scope:finish()
@@ -413,19 +421,42 @@ function Session:take(state, text)
   return nil
 end
 
+-- Ctrl-D: is that the end?
+function Session:may_end()
+  local running = self.interactive and self:running_count() or 0
+  if running == 0 or self.warned then return true end
+  self.warned = true
+  self:say(("%d task%s in the background; Ctrl-D again ends %s"):format(running, running == 1 and "" or "s",
+    running == 1 and "it" or "them"))
+  return false
+end
+
+-- One input from the prompt to its result; true when it was the last.
+function Session:step()
+  local state, text = self:read_input()
+  if state == "end" then return self:may_end() end
+  self.warned = false
+  return self:take(state, text) == "quit"
+end
+
+-- A second Ctrl-C in a row may still be raised when the call it was for has ended: here it ends nothing.
 function Session:loop()
-  local warned = false
-  while true do
-    local state, text = self:read_input()
-    if state == "end" then
-      local running = self.interactive and self:running_count() or 0
-      if running == 0 or warned then return end
-      warned = true
-      self:say(("%d task%s in the background; Ctrl-D again ends %s"):format(running, running == 1 and "" or "s",
-        running == 1 and "it" or "them"))
+  local ended = false
+  while not ended do
+    local scope = core.scope {}
+    local ok, result = scope:run(self.step, self)
+    local traceback = not ok and core.traceback_of(result) or nil
+    scope:finish()
+    core.check()
+    if ok then
+      ended = result
+    elseif is_cancelled(result) and self.interactive then
+      swallow_interrupt(self)
+    elseif type(result) == "table" and result.ended then
+      error(result, 0)
     else
-      warned = false
-      if self:take(state, text) == "quit" then return end
+      self:failure(result, traceback)
+      if not self.interactive then error({ ended = true }, 0) end
     end
   end
 end
