@@ -46,6 +46,7 @@ annotations.PAGES = {
   { "rule", "rule", "sluice.rule", "Steps for a fallback." },
   { "cache", "Cache", "cache", "What `sluice.cache { … }` returns." },
   { "budget", "Budget", "budget", "What `sluice.budget { … }` returns." },
+  { "price", "price", "prices", "What calls cost.", only = { set = "sluice.prices" } },
   { "files", "files", "sluice.files", "Files as input and output of prompts." },
   { "jsonl", "jsonl", "sluice.jsonl", "Rows of JSON, one a line." },
   { "jsonl", "Writer", "writer", "What `sluice.jsonl.writer` returns." },

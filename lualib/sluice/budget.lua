@@ -16,6 +16,7 @@
 local core = require "sluice.core.task"
 local errors = require "sluice.errors"
 local options = require "sluice.options"
+local prices = require "sluice.price"
 local tokens = require "sluice.tokens"
 local Tap = require "sluice.fallback.tap"
 
@@ -35,7 +36,8 @@ local SPEC = options.spec {
 local PRICE = options.spec({
   input = { type = "number", min = 0 },
   output = { type = "number", min = 0 },
-  cached = { type = "number", min = 0 },
+  cached = prices.FIELDS.cached,
+  currency = prices.FIELDS.currency,
   below = { type = "number", above = 0, max = 1 },
 }, "field of the price")
 
@@ -209,8 +211,7 @@ local function actual(self, usage)
   local input, price = usage.input_tokens or 0, self.price
   local total = usage.total_tokens or input + output
   if not price then return 0, total end
-  local cached = usage.cached_tokens or 0
-  return ((input - cached) * price.input + cached * (price.cached or price.input) + output * price.output) / 1e6, total
+  return prices.amount(price, input, usage.cached_tokens or 0, output), total
 end
 
 -- Refused before anything was generated, by us or by the provider.
@@ -290,10 +291,10 @@ end
 function Guarded:__tostring() return tostring(self.target) end
 
 --- The same model under this budget. `price`: USD per million tokens, { input =, output =, cached = },
---- needed when the budget is in USD; `below = 0.8` refuses at 80 % already, so that a cheaper step of a
---- chain can take over before the money is gone.
+--- needed when the budget is in USD and sluice.prices does not know it; `below = 0.8` refuses at 80 % already,
+--- so that a cheaper step of a chain can take over before the money is gone.
 ---@param target sluice.Model
----@param price? { input?: number, output?: number, cached?: number, below?: number }
+---@param price? { input?: number, output?: number, cached?: number, currency?: string, below?: number }
 ---@return sluice.Model
 function Budget:guard(target, price)
   if type(target) ~= "table" or type(target.ask) ~= "function" or type(target.stream) ~= "function" then
@@ -301,6 +302,16 @@ function Budget:guard(target, price)
   end
   price = price or {}
   options.check("budget:guard", price, PRICE)
+  if not (price.input or price.output or price.cached) then -- sluice.prices, or the model's own, know it
+    local known = rawget(target, "price") or type(target.name) == "string" and prices.of(target.name)
+    -- what costs nothing cannot be what a ceiling in USD is for
+    if known and (known.currency or "USD") == "USD" and known.input + known.output > 0 then
+      price = { input = known.input, output = known.output, cached = known.cached, below = price.below }
+    end
+  end
+  if self.cap.usd and (price.currency or "USD") ~= "USD" then
+    options.raise("budget:guard: the budget is in USD, the price in " .. price.currency)
+  end
   local priced = price.input and price.output
   if (price.input or price.output or price.cached or self.cap.usd) and not priced then
     options.raise("budget:guard: give both parts of the model's price, { input =, output = }, in USD per million "

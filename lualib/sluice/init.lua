@@ -55,6 +55,7 @@ local FUNCTIONS = {
   budget = { "sluice.budget", "new" },
   pipeline = { "sluice.pipeline", "new" },
   test = { "sluice.test", "add" },
+  prices = { "sluice.price", "set" },
 }
 
 --- Calls `f(...)`; returns its values, or nil and the error.

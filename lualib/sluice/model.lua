@@ -16,6 +16,7 @@ local breakers = require "sluice.policy.breaker"
 local call = require "sluice.policy.call"
 local limiters = require "sluice.policy.limiter"
 local quotas = require "sluice.policy.quota"
+local price = require "sluice.price"
 local providers = require "sluice.provider"
 local request_of = require "sluice.provider.request"
 local Reply = require "sluice.reply"
@@ -55,6 +56,7 @@ local SPEC = options.spec {
   breaker = { type = { "table", "false" }, fields = breakers.FIELDS },
   limit = { type = "table", fields = LIMIT },
   defaults = { type = "table" },
+  price = { type = "table", fields = price.FIELDS }, -- per million tokens, in place of the one sluice.prices knows
   idempotency = { type = { "string", "false" }, expected = "the name of a header, or false" },
   transport = { type = "function" }, -- in place of the wire: sluice.test
   receive_buffer = { type = "integer", min = 1024, max = 512 * 1024 },
@@ -109,6 +111,7 @@ local function build(opts)
   self.name = opts.provider .. "/" .. opts.model
   self.endpoints, self.templates = {}, {}
   if self.idempotency == nil then self.idempotency = "Idempotency-Key" end
+  self.price = self.price or false
   local limit = self.limit or {}
   self.limiter = limit.share or limiters.make(limit)
   local budget = self.retry and self.retry.budget
@@ -420,6 +423,7 @@ local function ask_once(run)
     call.fail(run, failed_status(self, status, response, response:body()), response)
   end
   local reply = Reply.new(plain_reply(self, response) or other_reply(run, response))
+  if self.price then reply.price = self.price end
   permit = run.permit
   if permit then permit:success(reply.elapsed, sent + reply.elapsed) end
   if charge then charge:settle_by(reply.usage, #reply.text) end
@@ -471,6 +475,7 @@ end
 function Stream.finish_reply(stream, reply)
   local run = stream.run
   reply.request_id, reply.asked = stream.request_id, stream.model
+  if run.model.price then reply.price = run.model.price end
   Reply.new(reply)
   if run.entries or run.waited then call.conclude_reply(run, reply) end
   return reply

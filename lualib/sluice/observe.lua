@@ -60,6 +60,7 @@ local WAIT_MIN = 1e-4    -- seconds: to get what is there is no wait
 ---@field name string        "provider/model"
 ---@field provider string
 ---@field model string       that was asked for
+---@field price? sluice.Price|false  of the model's own
 ---@field base string        its base_url, which may hold a credential: show no more than its host
 ---@field streaming boolean
 ---@field max_tokens? integer
@@ -261,7 +262,8 @@ local classes = setmetatable({}, { __mode = "k" }) -- model -> what the records 
 
 local function class_of(model)
   local class = { __close = close_call, __index = { name = model.name, provider = model.opts.provider,
-    model = model.opts.model, base = model.base, streaming = false, attempt = 0, sent = false, waited = 0 } }
+    model = model.opts.model, base = model.base, price = model.price, streaming = false, attempt = 0, sent = false,
+    waited = 0 } }
   classes[model] = class
   return class
 end

@@ -1,8 +1,9 @@
 --- What a model answered: the same shape for ask, stream and fallback.
--- Owns: the fields that are worked out only when somebody looks: raw, request_id, attempts, tool_calls.
+-- Owns: the fields that are worked out only when somebody looks: raw, request_id, attempts, tool_calls, cost.
 
 local json = require "sluice.json"
 local assemble = require "sluice.assemble"
+local price = require "sluice.price"
 
 -- Where providers put the id that their support asks for.
 local REQUEST_ID_HEADERS = { "x-request-id", "request-id", "x-siliconcloud-trace-id", "cf-ray" }
@@ -33,6 +34,19 @@ function LAZY.attempts(self)
   local entry, s = Reply.attempt_of(self), rawget(self, "asked_by")
   if s then entry.step, entry.name, entry.at = s.index, s.name, 0 end -- of a fallback: its first step, at once
   return { entry }
+end
+
+--- What the answer cost, in `currency`; nil when its price, or its usage, is not known (sluice.prices).
+function LAZY.cost(self)
+  local provider, model = rawget(self, "provider"), rawget(self, "asked") or rawget(self, "model")
+  local known = rawget(self, "price") or provider and model and price.of(provider .. "/" .. model)
+  local amount, currency = price.cost(known or nil, rawget(self, "usage"))
+  self.currency = currency
+  return amount
+end
+
+function LAZY.currency(self)
+  return self.cost and rawget(self, "currency")
 end
 
 function LAZY.tool_calls()
@@ -71,7 +85,8 @@ end
 ---@return sluice.Attempt
 function Reply.attempt_of(reply, waited)
   return { provider = reply.provider, model = reply.asked or reply.model, elapsed = reply.elapsed, waited = waited,
-    usage = reply.usage, request_id = reply.request_id, usd = rawget(reply, "usd") }
+    usage = reply.usage, request_id = reply.request_id, cost = reply.cost, currency = reply.currency,
+    usd = rawget(reply, "usd") }
 end
 
 --- Makes a reply of its fields.

@@ -19,6 +19,7 @@
 ---@field limit? sluice.LimitOptions|sluice.Limiter  what `sluice.limit` returned: several models share one
 ---@field defaults? sluice.Request         fields for every request, under its own
 ---@field idempotency? string|false        the header that carries the id of a call, the same for all its attempts; default "Idempotency-Key"
+---@field price? sluice.Price              what it costs, in place of what sluice.prices knows
 ---@field receive_buffer? integer          bytes read from the network at once; a small one saves memory where thousands stream
 
 ---How long a model may take. 0 turns a limit off.
@@ -127,6 +128,8 @@
 ---@field attempts sluice.Attempt[]       who was asked, in order; the last one answered
 ---@field ttft? number                     seconds to the first content, earlier attempts and waits included
 ---@field elapsed? number                  seconds in all
+---@field cost? number                     of this answer, in `currency`; nil: its price or its usage is not known
+---@field currency? string                 "USD" unless the price says otherwise
 ---@field degraded? sluice.Degraded
 ---@field raw? table                       the decoded body, for whole replies
 ---@field rounds? integer                  of sluice.tool.loop, chat:say and model:json: how often the model was asked
@@ -147,6 +150,8 @@
 ---@field waited? number                   seconds before it was sent: for a limit, or since the attempt before
 ---@field usage? sluice.Usage              of the one that answered, and of one that was stopped as far as it is known
 ---@field request_id? string               the provider's id of the HTTP request
+---@field cost? number                     of the one that answered, in `currency`; nil: not known
+---@field currency? string
 ---@field usd? number                      what it cost, under a budget with prices
 ---@field step? integer|"rescue"           of a fallback: which step
 ---@field name? string                     of a fallback: the step's name; "outer > inner" for a chain inside
