@@ -307,7 +307,8 @@ local function deps(commands, purpose, env)
 end
 
 local APT = 'echo "$@" >> "$LOG"'
-local ALL = { cc = "cat > /dev/null", make = "", ["pkg-config"] = "exit 0", lua5 = false, ["lua5.4"] = "", luacheck = "", openssl = "" }
+local ALL = { cc = "cat > /dev/null", make = "", ["pkg-config"] = "exit 0", lua5 = false, ["lua5.4"] = "", luacheck = "", openssl = "",
+  git = "", groff = "" }
 
 local function with(base, changes)
   local copy = {}
@@ -362,12 +363,27 @@ T.test("dependencies: what tests can do without stops nothing", function(t)
   t.eq(deps(with(lacking, { make = false }), { "test" }).code, 1)
 end)
 
-T.test("dependencies: npm only for who asks", function(t)
+T.test("dependencies: npm and other shells only for who asks", function(t)
   local fake = with(ALL, { ["apt-get"] = APT })
   t.eq(deps(fake, { "test" }).apt, "")
   t.match(deps(fake, { "test" }, { CI = "true" }).apt, "nodejs npm\n")
   t.match(deps(fake, { "test" }, { PEERS = "1" }).apt, "nodejs npm\n")
   t.eq(deps(fake, { "test" }, { CI = "true", PEERS = "0" }).apt, "")
+end)
+
+T.test("dependencies: a package that cannot be had takes no other with it", function(t)
+  local picky = APT .. '; case $* in *" fish"*) exit 100;; esac'
+  local lacking = with(ALL, { luacheck = false, make = false, ["apt-get"] = picky })
+  local r = deps(lacking, { "test" }, { CI = "true" })
+  local tried = {}
+  for line in r.apt:gmatch "[^\n]+" do tried[#tried + 1] = line:match "recommends (.*)" end
+  t.eq(table.concat(tried, "\n", #tried - 8), table.concat({ -- behind two attempts at all of them
+    "make lua-check zsh fish prometheus nodejs npm", "make lua-check zsh fish prometheus nodejs npm",
+    "make", "lua-check", "zsh", "fish", "prometheus", "nodejs", "npm",
+  }, "\n"))
+  t.match(r.stderr, "Missing, and some tests are skipped without:\n.*fish: asks the completion of fish")
+  t.match(r.stderr, "Not installed, so what needs it is skipped: fish\n$")
+  t.eq(r.code, 0)
 end)
 
 T.test("dependencies: looking changes nothing", function(t)
