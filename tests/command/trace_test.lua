@@ -69,6 +69,13 @@ T.test("a run that is killed leaves a trace that opens, up to its last second", 
   t.match(text, "B\tmock/m\n$")
 end)
 
+T.test("os.exit: the trace is whole", function(t)
+  local path = T.tmpdir() .. "/out.json"
+  local r = C.run { C.sluice, "run", "--mock", "--trace", path, "-e", 'require "sluice".model "mock/echo":ask "hi" os.exit(7)' }
+  t.eq(r.code, 7, r.stderr)
+  t.match(read(t, path), "^M\tprocess_name\n.*X\tmock/echo\n$")
+end)
+
 T.test("a file that cannot be written: exit 4, and why", function(t)
   local path = T.tmpdir() .. "/none/out.json"
   local r = C.run { C.sluice, "run", "--trace", path, "-e", "print(1)" }

@@ -15,7 +15,9 @@ local LINGER_MS = 500       -- … that the end of the run waits for a reader
 
 local DROPPED = "sluice: %d log lines were dropped: stderr was not read fast enough\n"
 
-local sink = {}
+local sink = {
+  before_line = nil, ---@type fun()?  called before a line goes to stderr: what draws on the terminal clears its own
+}
 
 local queue, first, last, waiting = {}, 1, 0, 0 -- lines first … last, and their bytes
 local dropped = 0
@@ -78,6 +80,7 @@ end
 
 local function to_stderr(text)
   if broken then return end
+  if sink.before_line then sink.before_line() end
   if first <= last or dropped > 0 then drain() end
   if first > last and dropped == 0 then
     local taken = offer(text)
