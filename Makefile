@@ -121,7 +121,9 @@ LIB_CFLAGS = $(LUA_CFLAGS) $(CJSON_CFLAGS) $(CURL_CFLAGS) $(EVENT_CFLAGS) $(EDIT
 # -rdynamic: C modules that a script requires find Lua's functions in the program.
 OUR_LDFLAGS = $(filter -fsanitize% --coverage,$(MODE_$(MODE))) -rdynamic \
   $(if $(filter Linux,$(UNAME)),-Wl$(comma)--as-needed)
-OUR_LDLIBS = $(CJSON_LIBS) $(LUA_LIBS) $(CURL_LIBS) $(EVENT_LIBS) $(EDIT_LIBS) -lm
+# libedit is loaded at run time (runtime/io/editline.h); what it was found by only tells that it is there.
+DL_LIBS := $(if $(filter Linux,$(UNAME)),-ldl)
+OUR_LDLIBS = $(CJSON_LIBS) $(LUA_LIBS) $(CURL_LIBS) $(EVENT_LIBS) $(DL_LIBS) -lm
 
 COMPILE = $(CC) $(OUR_CPPFLAGS) $(LIB_CFLAGS) $(OUR_CFLAGS) $(CPPFLAGS) $(CFLAGS) -MMD -MP
 LINK = $(CC) $(OUR_CFLAGS) $(CFLAGS) $(OUR_LDFLAGS) $(LDFLAGS)

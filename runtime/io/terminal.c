@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <histedit.h>
 #include <langinfo.h>
 #include <locale.h>
 #include <signal.h>
@@ -24,6 +23,7 @@
 #include "base/limits.h"
 #include "base/utf8.h"
 #include "base/wide.h"
+#include "io/editline.h"
 #include "io/loop_base.h"
 #include "io/terminal_base.h"
 #include "io/terminal_modes.h"
@@ -66,7 +66,7 @@ static size_t decode(const struct terminal *t, size_t at, wchar_t *out) {
 
 static struct terminal *owner_of(EditLine *el) {
   struct terminal *t = NULL;
-  el_wget(el, EL_CLIENTDATA, (void *)&t);
+  editline.el_wget(el, EL_CLIENTDATA, (void *)&t);
   return t;
 }
 
@@ -97,11 +97,11 @@ static unsigned char act(EditLine *el, wint_t key) {
   (void)key;
   struct terminal *t = owner_of(el);
   if (t->replacing) {
-    if (el_wreplacestr(el, t->insert) != 0) return CC_ERROR;
-    el_cursor(el, (int)wcslen(t->insert));
+    if (editline.el_wreplacestr(el, t->insert) != 0) return CC_ERROR;
+    editline.el_cursor(el, (int)wcslen(t->insert));
     return CC_REFRESH;
   }
-  int status = t->insert != NULL && *t->insert != 0 ? el_winsertstr(el, t->insert) : 0;
+  int status = t->insert != NULL && *t->insert != 0 ? editline.el_winsertstr(el, t->insert) : 0;
   return status == 0 ? CC_REFRESH : CC_ERROR;
 }
 
@@ -137,7 +137,7 @@ static unsigned char on_nothing(EditLine *el, wint_t key) {
 static const wchar_t *run_command(struct terminal *t, int *n) {
   t->used = 0;
   t->starved = false;
-  const wchar_t *line = el_wgets(t->el, n);
+  const wchar_t *line = editline.el_wgets(t->el, n);
   if (t->starved) return NULL;
   buf_consume(&t->in, t->used);
   return *n > 0 ? line : NULL;
@@ -186,7 +186,7 @@ static void walk(const wchar_t *from, const wchar_t *to, int columns, int *row, 
 static void erase(struct terminal *t) {
   int columns, rows, row = 0, column = 0;
   terminal_size(&columns, &rows);
-  const LineInfoW *line = el_wline(t->el);
+  const LineInfoW *line = editline.el_wline(t->el);
   if (columns > 0) {
     walk(t->prompt, t->prompt + wcslen(t->prompt), columns, &row, &column);
     walk(line->buffer, line->cursor, columns, &row, &column);
@@ -200,11 +200,11 @@ void terminal_above(struct terminal *t, const char *text, size_t len) {
   if (shown) erase(t);
   fwrite(text, 1, len, t->out);
   fflush(t->out);
-  if (shown) el_wset(t->el, EL_REFRESH);
+  if (shown) editline.el_wset(t->el, EL_REFRESH);
 }
 
 void terminal_beep(struct terminal *t) {
-  if (t->el != NULL) el_beep(t->el);
+  if (t->el != NULL) editline.el_beep(t->el);
 }
 
 static void on_resized(evutil_socket_t fd, short what, void *arg) {
@@ -212,8 +212,8 @@ static void on_resized(evutil_socket_t fd, short what, void *arg) {
   struct terminal *t = arg;
   if (!t->editing) return;
   erase(t);
-  el_resize(t->el);
-  el_wset(t->el, EL_REFRESH);
+  editline.el_resize(t->el);
+  editline.el_wset(t->el, EL_REFRESH);
 }
 
 /* Stopped and continued (Ctrl-Z, fg): the shell has left its own modes. */
@@ -221,10 +221,10 @@ static void on_continued(evutil_socket_t fd, short what, void *arg) {
   (void)fd, (void)what;
   struct terminal *t = arg;
   if (!t->editing) return;
-  el_wset(t->el, EL_PREP_TERM, 0);
-  el_wset(t->el, EL_PREP_TERM, 1);
+  editline.el_wset(t->el, EL_PREP_TERM, 0);
+  editline.el_wset(t->el, EL_PREP_TERM, 1);
   put(t, TERMINAL_PASTE_ON "\r\033[J");
-  el_wset(t->el, EL_REFRESH);
+  editline.el_wset(t->el, EL_REFRESH);
 }
 
 /* ---- reading -----------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ static void end_line(struct terminal *t) {
   t->editing = false;
   watch(t, false);
   if (t->el == NULL) return;
-  el_wset(t->el, EL_UNBUFFERED, 0);
+  editline.el_wset(t->el, EL_UNBUFFERED, 0);
   terminal_modes_leave(t->out);
 }
 
@@ -362,7 +362,7 @@ static enum terminal_event take_command(struct terminal *t) {
   const wchar_t *line = run_command(t, &n);
   if (t->searching) terminal_search_begin(t);
   if (t->completing) {
-    const LineInfoW *now = el_wline(t->el);
+    const LineInfoW *now = editline.el_wline(t->el);
     t->completing = false;
     keep_text(t, now->buffer, now->cursor);
     t->cursor = t->text.len;
@@ -435,7 +435,7 @@ bool terminal_begin(struct terminal *t, const char *prompt) {
     return true;
   }
   terminal_modes_enter(t->out);
-  el_wset(t->el, EL_UNBUFFERED, 1);
+  editline.el_wset(t->el, EL_UNBUFFERED, 1);
   return true;
 }
 
@@ -447,7 +447,8 @@ void terminal_interrupt(struct terminal *t) {
   buf_clear(&t->in, READ_SIZE);
   buf_clear(&t->text, READ_SIZE);
   t->scanned = 0;
-  if (t->el != NULL) keep_text(t, el_wline(t->el)->buffer, el_wline(t->el)->lastchar);
+  if (t->el != NULL)
+    keep_text(t, editline.el_wline(t->el)->buffer, editline.el_wline(t->el)->lastchar);
   put(t, t->el != NULL ? "^C\r\n" : "\n"); /* without libedit, the terminal shows it */
   t->notify(t->owner);
 }
@@ -455,7 +456,7 @@ void terminal_interrupt(struct terminal *t) {
 void terminal_remember(struct terminal *t, const char *entry) {
   HistEventW event;
   wchar_t *wide = t->history != NULL ? widen(entry) : NULL;
-  if (wide != NULL && *wide != 0) history_w(t->history, &event, H_ENTER, wide);
+  if (wide != NULL && *wide != 0) editline.history_w(t->history, &event, H_ENTER, wide);
   free(wide);
 }
 
@@ -472,24 +473,26 @@ static void use_utf8(void) {
 
 static bool start_editing(struct terminal *t) {
   HistEventW event;
+  if (!editline_load()) return false;
   use_utf8();
-  t->el = el_init_fd("sluice", stdin, t->out, stderr, STDIN_FILENO, fileno(t->out), STDERR_FILENO);
-  t->history = history_winit();
+  t->el = editline.el_init_fd("sluice", stdin, t->out, stderr, STDIN_FILENO, fileno(t->out),
+                              STDERR_FILENO);
+  t->history = editline.history_winit();
   if (t->el == NULL || t->history == NULL) return false;
-  history_w(t->history, &event, H_SETSIZE, HISTORY_MAX);
-  history_w(t->history, &event, H_SETUNIQUE, 1);
-  el_wset(t->el, EL_CLIENTDATA, t);
-  el_wset(t->el, EL_EDITOR, L"emacs");
-  el_wset(t->el, EL_SIGNAL, 0);
-  el_wset(t->el, EL_HIST, history_w, t->history);
-  el_wset(t->el, EL_PROMPT, show_prompt);
-  el_wset(t->el, EL_GETCFN, next_char);
-  el_wset(t->el, EL_ADDFN, L"sluice-act", L"do what the program asks for", act);
-  el_wset(t->el, EL_ADDFN, L"sluice-complete", L"complete the word", on_tab);
-  el_wset(t->el, EL_ADDFN, L"sluice-paste", L"begin of pasted text", on_paste);
-  el_wset(t->el, EL_ADDFN, L"sluice-nothing", L"does nothing", on_nothing);
-  el_wset(t->el, EL_ADDFN, L"sluice-quote", L"take the next key as it is", on_quote);
-  el_wset(t->el, EL_ADDFN, L"sluice-search", L"search the history", on_search);
+  editline.history_w(t->history, &event, H_SETSIZE, HISTORY_MAX);
+  editline.history_w(t->history, &event, H_SETUNIQUE, 1);
+  editline.el_wset(t->el, EL_CLIENTDATA, t);
+  editline.el_wset(t->el, EL_EDITOR, L"emacs");
+  editline.el_wset(t->el, EL_SIGNAL, 0);
+  editline.el_wset(t->el, EL_HIST, editline.history_w, t->history);
+  editline.el_wset(t->el, EL_PROMPT, show_prompt);
+  editline.el_wset(t->el, EL_GETCFN, next_char);
+  editline.el_wset(t->el, EL_ADDFN, L"sluice-act", L"do what the program asks for", act);
+  editline.el_wset(t->el, EL_ADDFN, L"sluice-complete", L"complete the word", on_tab);
+  editline.el_wset(t->el, EL_ADDFN, L"sluice-paste", L"begin of pasted text", on_paste);
+  editline.el_wset(t->el, EL_ADDFN, L"sluice-nothing", L"does nothing", on_nothing);
+  editline.el_wset(t->el, EL_ADDFN, L"sluice-quote", L"take the next key as it is", on_quote);
+  editline.el_wset(t->el, EL_ADDFN, L"sluice-search", L"search the history", on_search);
   /* Commands of libedit's that read keys by themselves have no place here. */
   static const struct {
     const wchar_t *key, *command;
@@ -498,7 +501,7 @@ static bool start_editing(struct terminal *t) {
               {L"^R", L"sluice-search"},       {L"^S", L"sluice-nothing"},
               {L"\033x", L"sluice-nothing"},   {L"\033X", L"sluice-nothing"}};
   for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-    el_wset(t->el, EL_BIND, keys[i].key, keys[i].command, NULL);
+    editline.el_wset(t->el, EL_BIND, keys[i].key, keys[i].command, NULL);
   t->resized = evsignal_new(loop_base(), SIGWINCH, on_resized, t);
   t->continued = evsignal_new(loop_base(), SIGCONT, on_continued, t);
   return t->resized != NULL && t->continued != NULL && event_add(t->resized, NULL) == 0 &&
@@ -554,8 +557,8 @@ void terminal_close(struct terminal *t) {
   free_event(t->readable);
   free_event(t->resized);
   free_event(t->continued);
-  if (t->el != NULL) el_end(t->el);
-  if (t->history != NULL) history_wend(t->history);
+  if (t->el != NULL) editline.el_end(t->el);
+  if (t->history != NULL) editline.history_wend(t->history);
   if (t->out != NULL) fclose(t->out);
   buf_free(&t->in);
   buf_free(&t->text);

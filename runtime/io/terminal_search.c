@@ -2,11 +2,11 @@
 ** Ctrl-R at the prompt: looking for an earlier line. libedit's own search reads keys by itself, and
 ** would wait for them; this one is given them one by one.
 */
-#include <histedit.h>
 #include <stdlib.h>
 #include <wchar.h>
 
 #include "base/wide.h"
+#include "io/editline.h"
 #include "io/terminal_base.h"
 
 #define CTRL_G 7
@@ -16,8 +16,8 @@
 static const wchar_t *find_entry(struct terminal *t, int from, const wchar_t *other_than) {
   HistEventW e;
   int at = 0;
-  for (int more = history_w(t->history, &e, H_FIRST); more == 0;
-       more = history_w(t->history, &e, H_NEXT), at++) {
+  for (int more = editline.history_w(t->history, &e, H_FIRST); more == 0;
+       more = editline.history_w(t->history, &e, H_NEXT), at++) {
     if (at < from || wcsstr(e.str, t->search.pattern) == NULL) continue;
     if (other_than != NULL && wcscmp(e.str, other_than) == 0) continue;
     t->search.at = at;
@@ -34,7 +34,7 @@ static void show_search(struct terminal *t, const wchar_t *found) {
 }
 
 void terminal_search_begin(struct terminal *t) {
-  const LineInfoW *line = el_wline(t->el);
+  const LineInfoW *line = editline.el_wline(t->el);
   size_t n = (size_t)(line->lastchar - line->buffer);
   t->search.before = malloc((n + 1) * sizeof *t->search.before);
   if (t->search.before == NULL) {
@@ -51,7 +51,7 @@ void terminal_search_begin(struct terminal *t) {
 /* Leaves what was found in the line, or what had been there. */
 void terminal_search_end(struct terminal *t, bool keep) {
   if (!t->searching) return;
-  const LineInfoW *line = el_wline(t->el);
+  const LineInfoW *line = editline.el_wline(t->el);
   size_t n = (size_t)(line->lastchar - line->buffer);
   wchar_t *text = keep ? malloc((n + 1) * sizeof *text) : t->search.before;
   wcscpy(t->prompt, t->own_prompt);
@@ -87,7 +87,7 @@ bool terminal_search_key(struct terminal *t) {
   const wchar_t *now = len > 0 ? find_entry(t, erases ? 0 : t->search.at, NULL) : NULL;
   const wchar_t *found = now != NULL && key == CTRL_R ? find_entry(t, t->search.at, now) : now;
   if (found == NULL && len > 0) {
-    el_beep(t->el);
+    editline.el_beep(t->el);
     found = now; /* stay with the last one that fitted */
   }
   show_search(t, found);
