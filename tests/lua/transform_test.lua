@@ -310,6 +310,21 @@ T.test("random texts: the same however they are cut", function(t)
   end
 end)
 
+T.test("an answer that comes in one large piece takes no longer than in small ones", function(t)
+  local size = T.slow and 100000 or 300000
+  local unit = "He said. secret \"a.\" b? sk-1 中文，很好。 ```x``` 1.5 |\n"
+  local lower = 'a." b." '
+  for _, case in ipairs(STEPS) do
+    for _, text in ipairs { unit:rep(size // #unit), lower:rep(size // #lower // 4) } do
+      local began = os.clock()
+      local _, whole = run(case[2], { text })
+      local seconds = os.clock() - began
+      t.ok(seconds < 3, ("%s: %.1f s for %d bytes"):format(case[1], seconds, #text))
+      t.ok(#whole <= 2 * #text)
+    end
+  end
+end)
+
 -- Item by item ------------------------------------------------------------------------------------------
 
 T.test("map keeps the blanks around an item, filter takes them away with it", function(t)

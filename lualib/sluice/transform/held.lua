@@ -30,6 +30,22 @@ function held.whole(text)
   return n
 end
 
+local SLICE = 4096 -- bytes that are put behind what is held at a time
+
+--- The text in slices, for steps that look through what they hold again: a reply that comes in one piece
+--- takes no longer, byte for byte, than one that comes in many.
+---@param text string
+---@return fun(): string?
+function held.slices(text)
+  local from = 1
+  return function()
+    if from > #text then return nil end
+    local slice = from == 1 and #text <= SLICE and text or text:sub(from, from + SLICE - 1)
+    from = from + SLICE
+    return slice
+  end
+end
+
 --- Raises when a step would hold back more than its ceiling.
 ---@param size integer  bytes
 ---@param max integer   bytes

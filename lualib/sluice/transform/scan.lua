@@ -189,6 +189,7 @@ local function advance(self, to)
 end
 
 --- What is known of the text now: calls text(s) and match(s) in order; match may return true to stop.
+--- Returns true when it did.
 local function run(self, final, text, match)
   local from, done = 1, 0 -- looked at, handed out
   while true do
@@ -196,12 +197,16 @@ local function run(self, final, text, match)
     if not at or stop == UNDECIDED then
       local last = at and at - 1 or final and #self.buffer or held.whole(self.buffer)
       if last > done then text(self.buffer:sub(done + 1, last)) end
-      return advance(self, math.max(last, done))
+      advance(self, math.max(last, done))
+      return false
     end
     if stop then
       if at > done + 1 then text(self.buffer:sub(done + 1, at - 1)) end
       done = stop
-      if match(self.buffer:sub(at, stop)) then return advance(self, done) end
+      if match(self.buffer:sub(at, stop)) then
+        advance(self, done)
+        return true
+      end
       from = stop + 1
     else
       from = at + 1
@@ -214,8 +219,10 @@ end
 ---@param text fun(s: string)
 ---@param match fun(s: string): boolean?  true: look no further
 function Scanner:feed(piece, text, match)
-  self.buffer = self.buffer .. piece
-  run(self, false, text, match)
+  for slice in held.slices(piece) do
+    self.buffer = self.buffer .. slice
+    if run(self, false, text, match) then return end
+  end
 end
 
 --- No more will come.

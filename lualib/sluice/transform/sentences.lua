@@ -8,7 +8,7 @@
 
 local held = require "sluice.transform.held"
 
-local SENTENCE_MAX = 64 << 10 -- bytes; a longer one is cut at a blank
+local SENTENCE_MAX = 16 << 10 -- bytes; a longer one is cut at a blank
 local WORD_MAX = 32           -- bytes before a "." that are looked at
 
 local function set(words)
@@ -33,8 +33,8 @@ Sentences.__index = Sentences
 ---@param opts? { newlines?: boolean, max?: integer }  newlines = false: a single line break is a blank
 function Sentences.new(opts)
   opts = opts or {}
-  return setmetatable({ buffer = "", scan = 1, newlines = opts.newlines ~= false, max = opts.max or SENTENCE_MAX },
-    Sentences)
+  return setmetatable({ buffer = "", scan = 1, runs = {}, newlines = opts.newlines ~= false,
+    max = opts.max or SENTENCE_MAX }, Sentences)
 end
 
 --- The character at i; "" at the end, nil when it is cut there.
@@ -50,15 +50,27 @@ local function is_terminator(char)
   return char == "." or char == "!" or char == "?" or WIDE[char]
 end
 
+--- How many runs of a mark there are before i, where none is under way. What was counted is not counted
+--- again: a long sentence has many marks.
+local function runs_before(self, i, char)
+  local known = self.runs[char]
+  if not known or known.upto >= i then
+    known = { upto = 0, count = 0 }
+    self.runs[char] = known
+  end
+  known.count = known.count + select(2, self.buffer:sub(known.upto + 1, i - 1):gsub(PAIRED[char], ""))
+  known.upto = i - 1
+  return known.count
+end
+
 --- Does this mark close what was opened in the sentence? Every second run of it does.
-local function closes(buffer, i, char)
-  if CLOSERS[char] then return true end
-  local runs = PAIRED[char]
-  return runs ~= nil and select(2, buffer:sub(1, i - 1):gsub(runs, "")) % 2 == 1
+local function closes(self, i, char)
+  return CLOSERS[char] or PAIRED[char] ~= nil and runs_before(self, i, char) % 2 == 1
 end
 
 --- Behind the terminators at i and the closing marks after them; what ended it; nil: cut off.
-local function behind(buffer, i, final)
+local function behind(self, i, final)
+  local buffer = self.buffer
   local at, wide, marks, closed = i, false, "", false
   local char = char_at(buffer, at, final)
   while char and char ~= "" and is_terminator(char) do
@@ -66,7 +78,7 @@ local function behind(buffer, i, final)
     at = at + #char
     char = char_at(buffer, at, final)
   end
-  while char and char ~= "" and closes(buffer, at, char) do
+  while char and char ~= "" and closes(self, at, char) do
     local run = PAIRED[char] and #buffer:match(PAIRED[char], at) or #char
     if PAIRED[char] and at + run > #buffer and not final then return nil end -- the run may go on
     closed, at = true, at + run
@@ -90,8 +102,9 @@ end
 
 --- Where the sentence ends that may end at the mark at i: the last byte; false: not here; nil: not yet
 --- known.
-local function ends_at(buffer, i, final)
-  local at, wide, marks, closed, char = behind(buffer, i, final)
+local function ends_at(self, i, final)
+  local buffer = self.buffer
+  local at, wide, marks, closed, char = behind(self, i, final)
   if not at then return nil end
   if wide or char == "" then return at - 1 end
   local first = char:byte()
@@ -131,7 +144,7 @@ local function find_end(self, final)
         stop = next_line and buffer:byte(next_line) == 10 and next_line or false
       end
     elseif is_terminator(char) then
-      stop, after = ends_at(buffer, i, final)
+      stop, after = ends_at(self, i, final)
       if stop == nil then self.scan = i return nil end
     end
     if stop and (buffer:find "%S" or stop + 1) <= stop then return stop end
@@ -141,7 +154,7 @@ end
 
 local function cut(self, stop, items, texts)
   local text = self.buffer:sub(1, stop)
-  self.buffer, self.scan = self.buffer:sub(stop + 1), 1
+  self.buffer, self.scan, self.runs = self.buffer:sub(stop + 1), 1, {}
   local item = text:match "^%s*(.-)%s*$"
   if item == "" then return end
   items[#items + 1], texts[#texts + 1] = item, text
@@ -153,8 +166,7 @@ local function forced(self)
   return window:match "^.*%s()" and window:match "^.*%s()" - 1 or held.whole(window)
 end
 
-local function run(self, final)
-  local items, texts = {}, {}
+local function run(self, final, items, texts)
   while self.buffer ~= "" do
     local stop = find_end(self, final)
     if not stop and #self.buffer > self.max then stop = forced(self) end
@@ -162,16 +174,21 @@ local function run(self, final)
     cut(self, stop, items, texts)
   end
   if final and self.buffer ~= "" then cut(self, #self.buffer, items, texts) end
-  return items, texts
 end
 
 function Sentences:feed(text)
-  self.buffer = self.buffer .. text
-  return run(self, false)
+  local items, texts = {}, {}
+  for slice in held.slices(text) do
+    self.buffer = self.buffer .. slice
+    run(self, false, items, texts)
+  end
+  return items, texts
 end
 
 function Sentences:finish()
-  return run(self, true)
+  local items, texts = {}, {}
+  run(self, true, items, texts)
+  return items, texts
 end
 
 return Sentences
