@@ -299,7 +299,7 @@ local function leaked(before)
     left = grown(before, numbers(take_census()))
   end
   local deadline = os.time() + SETTLE_PROCESSES_S
-  while left and take_census().processes > before.processes and os.time() < deadline do
+  while left and (take_census().processes or 0) > (before.processes or 0) and os.time() < deadline do
     sleep(0.005)
     left = grown(before, numbers(take_census()))
   end
