@@ -68,7 +68,8 @@ local ENVIRONMENT = {
   { "OPENAI_API_KEY, ANTHROPIC_API_KEY, SILICONFLOW_API_KEY, DEEPSEEK_API_KEY, OPENROUTER_API_KEY",
     "the key of a provider whose model names no auth of its own" },
   { "OPENAI_BASE_URL, ANTHROPIC_BASE_URL", "another address for that provider" },
-  { "HTTPS_PROXY, HTTP_PROXY, NO_PROXY", "proxies, as curl reads them" },
+  { "https_proxy, http_proxy, all_proxy, no_proxy",
+    "proxies, as curl reads them (all but http_proxy in capitals, too); localhost is never asked through one" },
   { "SSL_CERT_FILE, CURL_CA_BUNDLE, REQUESTS_CA_BUNDLE", "certificate authorities in place of the system's" },
   { "NO_COLOR", "no colours, whatever its value" },
 }

@@ -32,6 +32,7 @@ static struct {
   bool due; /* libcurl asked to be called at once; not from inside its own callback */
   struct watcher *watchers; /* by descriptor */
   size_t watcher_count;
+  const char *proxies[2]; /* variables that name one, for http and for https */
   struct easy *free;
   size_t free_count;
 } net;
@@ -203,6 +204,21 @@ const char *multi_authorities(void) {
   return name;
 }
 
+/* libcurl reads them itself; HTTP_PROXY is not among them: a CGI script gets it from its client. */
+static const char *find_proxy(bool https) {
+  const char *const names[] = {https ? "https_proxy" : "http_proxy", https ? "HTTPS_PROXY" : "",
+                               "all_proxy", "ALL_PROXY"};
+  for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+    const char *value = getenv(names[i]);
+    if (value != NULL && *value != '\0') return names[i];
+  }
+  return NULL;
+}
+
+const char *multi_proxy(bool https) {
+  return net.proxies[https];
+}
+
 static struct easy *new_easy(void) {
   struct easy *e = calloc(1, sizeof *e);
   if (e == NULL) return NULL;
@@ -271,6 +287,8 @@ int network_init(void) {
   if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) return -1;
   net.multi = curl_multi_init();
   if (net.multi == NULL) return -1;
+  net.proxies[false] = find_proxy(false);
+  net.proxies[true] = find_proxy(true);
   loop_timer_init(&net.timer, on_timer);
   loop_on_prepare(on_prepare);
   curl_multi_setopt(net.multi, CURLMOPT_SOCKETFUNCTION, set_socket);

@@ -16,6 +16,7 @@ struct easy {
   uint64_t place; /* what its URL, method and connect timeout are set for; 0: nothing */
   bool sends;     /* … with a body */
   bool posts;     /* the request under way has CURLOPT_POSTFIELDS */
+  bool local;     /* its URL is on this machine, where no proxy is asked */
   long receive_buffer;
   char error[CURL_ERROR_SIZE];
 };
@@ -24,6 +25,8 @@ struct easy *multi_take(void); /* NULL: out of memory */
 void multi_give(struct easy *e);
 /* The variable that names the certificate authorities, or that should. */
 const char *multi_authorities(void);
+/* The variable that names a proxy for URLs of this scheme, or NULL. */
+const char *multi_proxy(bool https);
 bool multi_add(struct easy *e);
 void multi_remove(struct easy *e);
 

@@ -1,7 +1,9 @@
 /* One HTTP exchange: see transfer.h. */
 #include "io/transfer.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
+#include <netinet/in.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,8 +93,18 @@ static void set_failure(struct transfer *t, enum err_kind kind, const char *phas
 
 static bool was_sent(const struct transfer *t) {
   long sent = 0;
+  long tunnel = 0; /* a proxy's answer to CONNECT, which counts as a request, too */
   if (t->easy != NULL) curl_easy_getinfo(t->easy->curl, CURLINFO_REQUEST_SIZE, &sent);
-  return sent > 0;
+  if (t->easy != NULL) curl_easy_getinfo(t->easy->curl, CURLINFO_HTTP_CONNECTCODE, &tunnel);
+  return sent > 0 && (tunnel == 0 || tunnel / 100 == 2);
+}
+
+/* The variable that names the proxy this transfer may have gone through, or NULL. */
+static const char *proxy_of(const struct transfer *t) {
+  const char *url = NULL;
+  if (t->easy->local || curl_easy_getinfo(t->easy->curl, CURLINFO_EFFECTIVE_URL, &url) != CURLE_OK)
+    return NULL;
+  return multi_proxy(url != NULL && strncasecmp(url, "https:", 6) == 0);
 }
 
 static const char *reached_phase(const struct transfer *t) {
@@ -142,7 +154,10 @@ static void set_curl_failure(struct transfer *t, CURLcode code) {
     set_failure(t, ERR_NETWORK, "response", "the server closed the connection without answering");
     return;
   default:
-    set_failure(t, ERR_NETWORK, reached_phase(t), "%s", text);
+    if (!was_sent(t) && proxy_of(t) != NULL)
+      set_failure(t, ERR_NETWORK, "connect", "%s (%s names a proxy)", text, proxy_of(t));
+    else
+      set_failure(t, ERR_NETWORK, reached_phase(t), "%s", text);
     return;
   }
 }
@@ -417,6 +432,22 @@ static long receive_buffer(const struct transfer_spec *spec) {
   return active < TRANSFERS_MANY ? (long)RECEIVE_BUFFER : (long)RECEIVE_BUFFER_MANY;
 }
 
+/* No proxy reaches our own localhost, only its own: the mock, a local model, a test's server. */
+static bool is_local(const char *url) {
+  CURLU *parts = curl_url();
+  char *host = NULL;
+  if (parts != NULL && curl_url_set(parts, CURLUPART_URL, url, 0) == CURLUE_OK)
+    curl_url_get(parts, CURLUPART_HOST, &host, 0);
+  struct in_addr address;
+  bool local =
+      host != NULL &&
+      (strcasecmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0 ||
+       (inet_pton(AF_INET, host, &address) == 1 && ntohl(address.s_addr) >> 24 == IN_LOOPBACKNET));
+  curl_free(host);
+  curl_url_cleanup(parts);
+  return local;
+}
+
 /* What is the same for all requests to one place is set once, as long as the handle keeps to it. */
 static CURLcode point_at(struct easy *e, const struct transfer_spec *spec) {
   long buffer = receive_buffer(spec);
@@ -431,6 +462,9 @@ static CURLcode point_at(struct easy *e, const struct transfer_spec *spec) {
   curl_easy_setopt(e->curl, CURLOPT_CONNECTTIMEOUT_MS,
                    (long)((spec->limits.connect_us + 999) / 1000));
   CURLcode bad = curl_easy_setopt(e->curl, CURLOPT_URL, spec->url);
+  bool local = (multi_proxy(true) != NULL || multi_proxy(false) != NULL) && is_local(spec->url);
+  if (local != e->local) curl_easy_setopt(e->curl, CURLOPT_PROXY, local ? "" : NULL);
+  e->local = local;
   if (bad != CURLE_OK) e->place = 0;
   return bad;
 }

@@ -20,8 +20,8 @@ local function test(name, f)
     local server <close> = C.start { "openssl", "s_server", "-accept", "127.0.0.1:0", "-www", "-key", folder .. "/key.pem",
       "-cert", folder .. "/ca.pem" }
     local url = ("https://127.0.0.1:%s/"):format(server:expect "ACCEPT [%d.]+:(%d+)")
-    f(t, function(env)
-      return C.run({ C.sluice, "run", folder .. "/get.lua", url }, { env = env })
+    f(t, function(env, host)
+      return C.run({ C.sluice, "run", folder .. "/get.lua", (url:gsub("127.0.0.1", host or "%0")) }, { env = env })
     end)
   end)
 end
@@ -43,6 +43,18 @@ test("each of the three variables brings it", function(t, get)
     t.eq({ r.code, r.stdout, r.stderr }, { 0, "200\n", "" }, name)
   end
   t.eq(get({ SSL_CERT_FILE = "", REQUESTS_CA_BUNDLE = folder .. "/ca.pem" }).stdout, "200\n", "an empty one is not set")
+end)
+
+test("a certificate that is trusted, but another's", function(t, get)
+  local r = get({ SSL_CERT_FILE = folder .. "/ca.pem" }, "localhost")
+  t.eq({ r.code, r.stdout }, { 1, "" })
+  t.match(r.stderr, "TLS: the server could not be verified: .*localhost")
+end)
+
+test("variables that name no file", function(t, get)
+  local r = get { SSL_CERT_FILE = folder .. "/gone.pem" }
+  t.eq({ r.code, r.stdout }, { 1, "" })
+  t.match(r.stderr, "TLS: .*the file that SSL_CERT_FILE names")
 end)
 
 T.done()
