@@ -44,6 +44,7 @@ end
 ---@return sluice.Timeline?
 function timeline.stop()
   local recorded = recording
+  if recorded then observe.sweep() end -- streams that were closed with their group
   recording = nil
   if recorded then observe.unsubscribe(recorded) end
   return recorded

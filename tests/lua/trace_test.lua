@@ -53,15 +53,14 @@ local function check_chrome(t, text)
   for lane, list in pairs(slices) do
     t.eq({ lane, #begun[lane] }, { lane, 0 }, "never ends")
     if #list > 0 then t.ok(names[lane], "a lane without a name") end
-    -- what ends later is around what ends earlier, where both begin together
+    -- as Perfetto does: where two begin together, the first in the file is taken for the outer one
     table.sort(list, function(x, y)
       if x.ts ~= y.ts then return x.ts < y.ts end
-      return x.order > y.order
+      return x.order < y.order
     end)
     local stack = {}
     for _, slice in ipairs(list) do
-      while #stack > 0 and stack[#stack].ts + stack[#stack].dur <= slice.ts
-        and stack[#stack].order < slice.order do table.remove(stack) end
+      while #stack > 0 and stack[#stack].ts + stack[#stack].dur <= slice.ts do table.remove(stack) end
       local around = stack[#stack]
       if around then
         t.ok(slice.ts + slice.dur <= around.ts + around.dur, "slices overlap and do not nest")

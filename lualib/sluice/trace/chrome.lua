@@ -7,7 +7,9 @@
 -- time is a complete event, written at its end; but a call or a chain that is under way when the file is
 -- written out, each second, is a pair of begin and end: it shows even if there is no end.
 -- A lane for each task, named after the line that spawned it. Slices of one lane must nest: a task that has
--- two streams open at once gets a second lane.
+-- two streams open at once gets a second lane. Of slices that begin at the same microsecond Perfetto takes the
+-- one that comes first in the file for the outer one, and then drops what does not fit in: what is inside begins
+-- a microsecond later at least, and what is around it ends no earlier.
 
 local core = require "sluice.core.task"
 local core_text = require "sluice.core.text"
@@ -95,6 +97,13 @@ local function forget_lanes(self)
   self.lanes, self.lane_count, self.lanes_max = kept, count, math.max(LANES_MAX, 2 * count)
 end
 
+--- The first moment from `us` on at which something can begin within the innermost span of a lane.
+local function first_free(lane, us)
+  local start, last = lane.starts[#lane], lane.last
+  if start and us <= start then us = start + 1 end
+  return us < last and last or us
+end
+
 --- A span begins: finds its lane. The innermost open one there is its chain, or there is none.
 local function enter(self, record)
   local lanes = self.lanes[record.task]
@@ -103,28 +112,56 @@ local function enter(self, record)
     lanes = {}
     self.lanes[record.task], self.lane_count = lanes, self.lane_count + 1
   end
-  local chain = record.chain
+  local chain, began = record.chain, micros(self, record.began)
   for i = 1, #lanes do
     local lane = lanes[i]
     local depth = #lane
     if depth == 0 or lane[depth] == chain and not chain.ended then
+      local from = first_free(lane, began)
+      lane.starts[depth + 1], lane.last = from, from
       lane[depth + 1], record[self] = record, lane
-      return lane.id
+      return
     end
   end
-  local lane = { record, id = record.task + #lanes * BESIDE }
+  -- `starts`: when the spans that are open began; `last`: when the last thing in the innermost of them ended;
+  -- `inner`: … within the attempt that is under way
+  local lane = { record, id = record.task + #lanes * BESIDE, starts = { began }, last = began }
   lanes[#lanes + 1], record[self] = lane, lane
   name_lane(self, lane.id, #lanes - 1)
-  return lane.id
 end
 
-local function write_end(self, lane, ts, record, outcome, what)
+--- When something within the innermost span of a lane began, and how long it took: a microsecond at least.
+local function within(self, lane, began, at)
+  local from, to, inner = first_free(lane, micros(self, began)), micros(self, at), lane.inner
+  if inner then
+    lane.inner = nil
+    if to < inner then to = inner end
+  end
+  if to <= from then to = from + 1 end
+  lane.last = to
+  return from, to - from
+end
+
+--- The same within the attempt that is under way there, which began at `sent`.
+local function within_attempt(self, lane, sent, began, at)
+  local least = lane.inner or first_free(lane, micros(self, sent)) + 1
+  local from, to = micros(self, began), micros(self, at)
+  if from < least then from = least end
+  if to <= from then to = from + 1 end
+  lane.inner = to
+  return from, to - from
+end
+
+local function write_end(self, lane, depth, ts, record, outcome, what)
+  if ts < lane.last then ts = lane.last end
+  if ts <= lane.starts[depth] then ts = lane.starts[depth] + 1 end
+  lane.last, lane.inner = ts, nil
   local text, name, model, id = self.text, record.name, record.model, record.id
   if self.announced[record] then
     self.announced[record] = nil
     text:add(self.ends, lane.id, ',"ts":', ts)
   else
-    local began = micros(self, record.began)
+    local began = lane.starts[depth]
     if outcome == "ok" and id then
       return text:fill(self.call_ok, lane.id, began, ts - began, quoted[name] or quote(name), record.number, id,
         quoted[model] or quote(model), record.attempt, record.streaming and "stream" or "ask")
@@ -143,10 +180,10 @@ function Chrome:tick()
   local announced, text = self.announced, self.text
   for _, lanes in pairs(self.lanes) do
     for _, lane in ipairs(lanes) do
-      for _, record in ipairs(lane) do
+      for depth, record in ipairs(lane) do
         if not announced[record] then
           announced[record] = true
-          text:add(self.begins, lane.id, ',"ts":', micros(self, record.began), ',"name":', quote(record.name))
+          text:add(self.begins, lane.id, ',"ts":', lane.starts[depth], ',"name":', quote(record.name))
           text:fields(',"args":{"call":', record.number, "", ',"request_id":"', record.id, '"', "}}", "", "")
           self.sink:done()
         end
@@ -166,7 +203,7 @@ local function leave(self, record, at, outcome, what)
     return
   end
   lane[depth] = nil
-  write_end(self, lane, ts, record, outcome, what)
+  write_end(self, lane, depth, ts, record, outcome, what)
   while lane.waiting do
     depth = depth - 1
     local around = lane[depth]
@@ -174,17 +211,18 @@ local function leave(self, record, at, outcome, what)
     if not said then break end
     lane[depth], lane.waiting[around] = nil, nil
     if not next(lane.waiting) then lane.waiting = nil end
-    write_end(self, lane, ts, around, said[1], said[2])
+    write_end(self, lane, depth, ts, around, said[1], said[2])
   end
   self.sink:done()
 end
 
 --- The beginning of a complete event in the lane of `record`; false: that began before the trace did.
-local function complete(self, record, name, began, at)
+local function complete(self, record, name, began, at, sent)
   local lane = record[self]
   if not lane then return false end
-  local ts = micros(self, began)
-  self.text:add(self.completes, lane.id, ',"ts":', ts, ',"dur":', micros(self, at) - ts, ',"name":',
+  local ts, dur
+  if sent then ts, dur = within_attempt(self, lane, sent, began, at) else ts, dur = within(self, lane, began, at) end
+  self.text:add(self.completes, lane.id, ',"ts":', ts, ',"dur":', dur, ',"name":',
     quoted[name] or quote(name), ',"args":{"call":', record.number)
   return true
 end
@@ -202,7 +240,8 @@ end
 function Chrome:call_began(call) enter(self, call) end
 
 function Chrome:waited(call, at, what, began, err)
-  if not complete(self, call, "wait: " .. what, began, at) then return end
+  -- for a token it is an attempt that waits
+  if not complete(self, call, "wait: " .. what, began, at, what == "token" and call.sent or nil) then return end
   self.text:add(',"request_id":"', call.id, '"')
   if err ~= nil then failure(self.text, err) end
   self.text:add "}}"
@@ -216,8 +255,8 @@ function Chrome:attempt_ended(call, at, outcome, what, delay)
   local n, lane = call.attempt, call[self]
   if outcome == "ok" and lane then
     local usage, reason, ttft = what.usage or NOTHING, what.finish_reason, what.ttft
-    local ts, name = micros(self, call.sent), ATTEMPTS[n] or "attempt " .. n
-    return self.text:fill(self.attempt_ok, lane.id, ts, micros(self, at) - ts, quoted[name] or quote(name), call.number,
+    local name, ts, dur = ATTEMPTS[n] or "attempt " .. n, within(self, lane, call.sent, at)
+    return self.text:fill(self.attempt_ok, lane.id, ts, dur, quoted[name] or quote(name), call.number,
       call.id, n, usage.input_tokens, usage.output_tokens, usage.cached_tokens,
       reason and (quoted[reason] or quote(reason)), ttft and ttft * 1000 // 1 | 0, "")
   end
@@ -296,7 +335,7 @@ function Chrome:finish()
   local ts = micros(self, core.now())
   for _, lanes in pairs(self.lanes) do
     for _, lane in ipairs(lanes) do
-      for i = #lane, 1, -1 do write_end(self, lane, ts, lane[i], "open") end
+      for i = #lane, 1, -1 do write_end(self, lane, i, ts, lane[i], "open") end
     end
   end
 end
