@@ -35,12 +35,15 @@
 --   breaker_changed(breaker, at, before, after, why)  states as breaker:state() says them
 --
 -- While every subscriber says `light = true`, no record is made of what goes well, which then costs next to
--- nothing: a call has one from its first wait, failure, or content of a stream on; a chain when it moves on. There
--- is no call_began or chain_began then, no attempt_sent before that, nothing of faults of the script's; and
+-- nothing: a call has one from its first wait or failure on; a chain when it moves on. There is no call_began or
+-- chain_began then, no attempt_sent before that, nothing of faults of the script's; and of calls without a record
 --
---   ask_answered(run, reply)                     an ask has succeeded at once (policy/call.lua's run)
+--   ask_answered(run, reply)                     an ask has succeeded (`run`: policy/call.lua's)
+--   stream_began(run, ttft)                      a stream has its first content
+--   stream_over(run, at, outcome, what)          … has ended: "ok", "abandoned" (`what`: the usage, or nil when the
+--                                                stream is gone), or "interrupted" (the error)
 --
--- instead of attempt_ended and call_ended. Beside a subscriber that is not light, a light one hears the same as it.
+-- instead of the others. Beside a subscriber that is not light, a light one hears the same as it.
 --
 -- Records last as long as what they stand for; a subscriber may keep what is its own in `record[self]`, and
 -- changes nothing else. It must not wait. What it raises is logged once and hurts nobody else.
@@ -49,7 +52,8 @@ local errors = require "sluice.errors"
 
 local EVENTS = { "call_began", "waited", "attempt_sent", "content", "attempt_ended", "refused", "call_ended",
   "chain_began", "chain_moved", "chain_stopped", "chain_answered", "chain_rescued", "chain_ended",
-  "token_refreshed", "breaker_changed", "ask_answered" }
+  "token_refreshed", "breaker_changed", "ask_answered",
+  "stream_began", "stream_over" }
 local SWEEP_S = 1        -- seconds between two looks at streams that may have been closed without a word
 local WAIT_MIN = 1e-4    -- seconds: to get what is there is no wait
 
@@ -94,7 +98,8 @@ local core                 -- sluice.core.task, once somebody listens
 local subscribers = {}
 local numbers = 0          -- calls so far
 local asking = {}          -- task -> the call whose request it is making: who waits for a token
-local open = {}            -- call -> { its stream }, weak: streams that have committed
+local open = {}            -- call, or a run without a record -> true: its stream has committed
+local stream_of = setmetatable({}, { __mode = "v" }) -- … -> that stream, unless it was collected
 local open_count, swept = 0, 0
 
 -- Subscribers ---------------------------------------------------------------------------------------
@@ -135,6 +140,7 @@ local function rebuild()
   if #subscribers == 0 then
     observe.on, observe.full = nil, nil
     asking, open, open_count = {}, {}, 0
+    stream_of = setmetatable({}, { __mode = "v" })
     return
   end
   core = core or require "sluice.core.task"
@@ -177,7 +183,7 @@ end
 -- Streams -------------------------------------------------------------------------------------------
 
 local function forget(call)
-  if open[call] then open[call], open_count = nil, open_count - 1 end
+  if open[call] then open[call], stream_of[call], open_count = nil, nil, open_count - 1 end
 end
 
 --- How a stream ended, as the events say it.
@@ -210,14 +216,27 @@ local function on_end(stream)
   if call and not call.ended then stream_ended(call, stream, core.now()) end
 end
 
+-- The same for a stream whose call has no record.
+local function light_ended(run, stream, at)
+  forget(run)
+  local on, broken = observe.on, stream and stream.failure
+  if not on then return end
+  if broken then return on:stream_over(run, at, "interrupted", broken) end
+  on:stream_over(run, at, stream and stream.over and "ok" or "abandoned", stream and stream.assembler:usage() or nil)
+end
+
+local function on_light_end(stream)
+  if open[stream.run] then light_ended(stream.run, stream, core.now()) end
+end
+
 --- Streams may be closed with their task group, or by the collector, without a word to Lua: tells of those
 --- that were. Called now and then; whoever shows what is open right now may call it before.
 function observe.sweep()
   if not observe.on then return end
   local now, gone = core.now(), nil
   swept = now
-  for call, box in pairs(open) do
-    local stream = box[1]
+  for call in pairs(open) do
+    local stream = stream_of[call]
     local closed, at = true, nil
     if stream then closed, at = stream.handle:closed() end
     if closed then
@@ -225,7 +244,9 @@ function observe.sweep()
       gone[#gone + 1] = { call, stream, at or now }
     end
   end
-  for _, g in ipairs(gone or {}) do stream_ended(g[1], g[2], g[3]) end
+  for _, g in ipairs(gone or {}) do
+    if g[1].endpoint then light_ended(g[1], g[2], g[3]) else stream_ended(g[1], g[2], g[3]) end
+  end
 end
 
 --- How many streams are open, those included that were closed without a word since the last sweep.
@@ -332,7 +353,11 @@ function observe.came(run, result)
   if not call then
     if observe.full then return end -- it began before anybody listened
     if not result.events then return observe.on:ask_answered(run, result) end
-    call = late_record(run)
+    observe.on:stream_began(run, result.ttft or core.now() - run.sent)
+    if result.over then return light_ended(run, result, core.now()) end
+    result.on_end = on_light_end
+    open[run], stream_of[run], open_count = true, result, open_count + 1
+    return
   end
   if call.ended then return end
   local at = core.now()
@@ -348,7 +373,7 @@ function observe.came(run, result)
   observe.on:content(call, at, call.ttft)
   if result.over then return stream_ended(call, result, at) end
   result.observed, result.on_end = call, on_end
-  open[call], open_count = setmetatable({ result }, { __mode = "v" }), open_count + 1
+  open[call], stream_of[call], open_count = true, result, open_count + 1
 end
 
 --- An attempt has failed before its commit; `delay` seconds until the next one, or nil.

@@ -167,6 +167,26 @@ T.test("a bundle counts what are numbers, and passes over the rest", function(t)
     .. 'h_bucket{le="1"} 1\nh_bucket{le="+Inf"} 2\nh_sum 5.5\nh_count 2\n# HELP g \n# TYPE g gauge\ng -2\n')
 end)
 
+T.test("whatever the labels' bytes are, the pages are sound and UTF-8", function(t)
+  local c = metrics.counter { name = "t13_total", labels = { "a", "b" }, max_values = 2000 }
+  local pieces = { '"', "\\", "\n", "\r", "\0", "{", "}", ",", "=", " ", "\xFF", "\xE4\xB8", "中", "x", "# EOF", "\\n", "\t" }
+  local function text()
+    local parts = {}
+    for i = 1, math.random(0, 60) do parts[i] = pieces[math.random(#pieces)] end
+    return table.concat(parts)
+  end
+  for _ = 1, 300 do c:inc { a = text(), b = text() } end
+  local total = 0
+  for _, form in ipairs { "prometheus", "openmetrics" } do
+    local page = metrics.text(form)
+    local read = page_of(page)
+    t.eq(read.problems, {}, form)
+    t.ok(utf8.len(page))
+    for _, value in pairs(read.t13_total) do total = total + value end
+  end
+  t.eq(total, 600)
+end)
+
 T.test("both pages are sound", function(t)
   local text = page_of(metrics.text())
   local open = page_of(metrics.text "openmetrics")

@@ -95,14 +95,22 @@ function Calls.ask_answered(_, run, reply) -- nearly every call there is
   series.ok:count(reply.elapsed, usage.input_tokens, usage.output_tokens)
 end
 
-function Calls.content(_, call, _, ttft)
-  local series = series_of(call.name, call.provider, call.model)
+local function first_token(series, ttft)
   local first = series.first_token
   if not first then
-    first = all.first_token:at(call.provider, call.model)
+    first = all.first_token:at(series.provider, series.model)
     series.first_token = first
   end
   first:observe(ttft)
+end
+
+function Calls.stream_began(_, run, ttft)
+  local model = run.model
+  first_token(models[model.name] or series_of(model.name, model.opts.provider, model.opts.model), ttft)
+end
+
+function Calls.content(_, call, _, ttft)
+  first_token(series_of(call.name, call.provider, call.model), ttft)
 end
 
 local function count_retry(call, err)
@@ -117,16 +125,27 @@ function Calls.refused(_, call, _, err, delay)
   if delay then count_retry(call, err) end
 end
 
-function Calls.call_ended(_, call, at, outcome, what)
-  local series = series_of(call.name, call.provider, call.model)
-  local elapsed, usage = at - call.began, (outcome == "ok" or outcome == "abandoned") and what.usage or {}
+local NO_USAGE = {}
+
+local function ended(series, elapsed, outcome, usage, err)
   if outcome == "ok" then return series.ok:count(elapsed, usage.input_tokens, usage.output_tokens) end
-  if outcome == "error" and not errors.is(what) then return end -- a fault of the script's: no call was made
-  all.duration:at(call.provider, call.model, outcome):observe(elapsed)
+  all.duration:at(series.provider, series.model, outcome):observe(elapsed)
   series.tokens:count(usage.input_tokens, usage.output_tokens)
   if outcome == "abandoned" or outcome == "cancelled" then return end
-  all.errors:at(call.provider, call.model, what.kind):inc()
-  if outcome == "interrupted" then all.interrupted:at(call.provider, call.model):inc() end
+  all.errors:at(series.provider, series.model, err.kind):inc()
+  if outcome == "interrupted" then all.interrupted:at(series.provider, series.model):inc() end
+end
+
+function Calls.stream_over(_, run, at, outcome, what)
+  local model = run.model
+  local series = models[model.name] or series_of(model.name, model.opts.provider, model.opts.model)
+  ended(series, at - run.sent, outcome, outcome ~= "interrupted" and what or NO_USAGE, what)
+end
+
+function Calls.call_ended(_, call, at, outcome, what)
+  if outcome == "error" and not errors.is(what) then return end -- a fault of the script's: no call was made
+  local usage = (outcome == "ok" or outcome == "abandoned") and what.usage or NO_USAGE
+  ended(series_of(call.name, call.provider, call.model), at - call.began, outcome, usage, what)
 end
 
 -- Chains --------------------------------------------------------------------------------------------

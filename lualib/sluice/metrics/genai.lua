@@ -74,21 +74,34 @@ function GenAI.ask_answered(_, run, reply)
   series.ok:count(reply.elapsed, usage.input_tokens, usage.output_tokens)
 end
 
-function GenAI.content(_, call, _, ttft)
-  local series = series_of(call.name, call.provider, call.model, call.base)
+local function began(series, ttft)
   series.first = series.first or series.at(all.first)
   series.first:observe(ttft)
 end
 
+local function ended(series, elapsed, usage, err)
+  if usage then return series.ok:count(elapsed, usage.input_tokens, usage.output_tokens) end
+  if errors.is(err) then series.at(all.duration, err.kind):observe(elapsed) end -- else a fault of the script's
+end
+
+function GenAI.stream_began(_, run, ttft)
+  local model = run.model
+  began(series_of(model.name, model.opts.provider, model.opts.model, model.base), ttft)
+end
+
+function GenAI.stream_over(_, run, at, outcome, what)
+  local model = run.model
+  ended(series_of(model.name, model.opts.provider, model.opts.model, model.base), at - run.sent,
+    outcome ~= "interrupted" and (what or {}) or nil, what)
+end
+
+function GenAI.content(_, call, _, ttft)
+  began(series_of(call.name, call.provider, call.model, call.base), ttft)
+end
+
 function GenAI.call_ended(_, call, at, outcome, what)
-  local series = series_of(call.name, call.provider, call.model, call.base)
-  local elapsed = at - call.began
-  if outcome == "ok" or outcome == "abandoned" then
-    local usage = what.usage or {}
-    return series.ok:count(elapsed, usage.input_tokens, usage.output_tokens)
-  end
-  if not errors.is(what) then return end -- a fault of the script's
-  series.at(all.duration, what.kind):observe(elapsed)
+  ended(series_of(call.name, call.provider, call.model, call.base), at - call.began,
+    (outcome == "ok" or outcome == "abandoned") and (what.usage or {}) or nil, what)
 end
 
 --- Begins to count. A second time changes nothing.
