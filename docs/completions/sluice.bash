@@ -11,28 +11,28 @@ _sluice() {
   done
   local options= words=
   case $command in
-    run) options="-e --timeout -t --mock --seed --max-memory --max-burst --trace --log-level --log-format --log-file --metrics --metrics-file --metrics-otlp --quiet -q --verbose -v --lib --help -h --version" words="@files" ;;
-    repl) options="--timeout -t --mock --seed --max-memory --max-burst --trace --log-level --log-format --log-file --metrics --metrics-file --metrics-otlp --quiet -q --verbose -v --lib --help -h --version" words="@files" ;;
+    run) options="-e --timeout -t --mock --seed --max-memory --max-burst --trace --log-level --log-format --log-file --metrics --metrics-file --metrics-otlp --report --quiet -q --verbose -v --lib --help -h --version" words="@files" ;;
+    repl) options="--timeout -t --mock --seed --max-memory --max-burst --trace --log-level --log-format --log-file --metrics --metrics-file --metrics-otlp --report --quiet -q --verbose -v --lib --help -h --version" words="@files" ;;
     test) options="--filter -f --tap --seed --log-level --log-format --quiet -q --verbose -v --lib --help -h --version" words="@files" ;;
     mock) options="--port -p --address --scenario --seed --pace --log --quiet -q --verbose -v --lib --help -h --version" words="@files" ;;
-    token) options="--json --min-life --new --timeout -t --mock --seed --max-memory --max-burst --trace --log-level --log-format --log-file --metrics --metrics-file --metrics-otlp --quiet -q --verbose -v --lib --help -h --version" words="@files" ;;
+    token) options="--json --min-life --new --timeout -t --mock --seed --max-memory --max-burst --trace --log-level --log-format --log-file --metrics --metrics-file --metrics-otlp --report --quiet -q --verbose -v --lib --help -h --version" words="@files" ;;
     types) options="--help -h --version" words="@folders" ;;
     completion) options="--help -h --version" words="bash fish zsh" ;;
     help) options="--help -h --version" words="run repl test mock token types completion help version" ;;
     version) options="--json --help -h --version" words="" ;;
-    '') options="-e --timeout -t --mock --seed --max-memory --max-burst --trace --log-level --log-format --log-file --metrics --metrics-file --metrics-otlp --quiet -q --verbose -v --lib --help -h --version" words="run repl test mock token types completion help version" ;;
+    '') options="-e --timeout -t --mock --seed --max-memory --max-burst --trace --log-level --log-format --log-file --metrics --metrics-file --metrics-otlp --report --quiet -q --verbose -v --lib --help -h --version" words="run repl test mock token types completion help version" ;;
   esac
   case $command:$prev in
     run:--log-level) COMPREPLY=($(compgen -W "debug info warn error" -- "$cur")); return ;;
     :--log-level) COMPREPLY=($(compgen -W "debug info warn error" -- "$cur")); return ;;
     run:--log-format) COMPREPLY=($(compgen -W "text json" -- "$cur")); return ;;
     :--log-format) COMPREPLY=($(compgen -W "text json" -- "$cur")); return ;;
-    run:--mock|:--mock|run:--trace|:--trace|run:--log-file|:--log-file|run:--metrics-file|:--metrics-file) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
+    run:--mock|:--mock|run:--trace|:--trace|run:--log-file|:--log-file|run:--metrics-file|:--metrics-file|run:--report|:--report) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
     run:--lib|:--lib) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- "$cur")); return ;;
     run:-e|:-e|run:--timeout|:--timeout|run:-t|:-t|run:--seed|:--seed|run:--max-memory|:--max-memory|run:--max-burst|:--max-burst|run:--metrics|:--metrics|run:--metrics-otlp|:--metrics-otlp)  return ;;
     repl:--log-level) COMPREPLY=($(compgen -W "debug info warn error" -- "$cur")); return ;;
     repl:--log-format) COMPREPLY=($(compgen -W "text json" -- "$cur")); return ;;
-    repl:--mock|repl:--trace|repl:--log-file|repl:--metrics-file) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
+    repl:--mock|repl:--trace|repl:--log-file|repl:--metrics-file|repl:--report) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
     repl:--lib) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- "$cur")); return ;;
     repl:--timeout|repl:-t|repl:--seed|repl:--max-memory|repl:--max-burst|repl:--metrics|repl:--metrics-otlp)  return ;;
     test:--log-level) COMPREPLY=($(compgen -W "debug info warn error" -- "$cur")); return ;;
@@ -44,7 +44,7 @@ _sluice() {
     mock:--port|mock:-p|mock:--address|mock:--seed|mock:--pace)  return ;;
     token:--log-level) COMPREPLY=($(compgen -W "debug info warn error" -- "$cur")); return ;;
     token:--log-format) COMPREPLY=($(compgen -W "text json" -- "$cur")); return ;;
-    token:--mock|token:--trace|token:--log-file|token:--metrics-file) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
+    token:--mock|token:--trace|token:--log-file|token:--metrics-file|token:--report) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
     token:--lib) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- "$cur")); return ;;
     token:--min-life|token:--timeout|token:-t|token:--seed|token:--max-memory|token:--max-burst|token:--metrics|token:--metrics-otlp)  return ;;
   esac

@@ -125,8 +125,12 @@ end
 ---@return number? amount
 ---@return string? currency
 function price.cost(p, usage)
-  local output = p and usage and usage.output_tokens
-  if not output then return nil end
+  if not p then return nil end
+  local output = usage and usage.output_tokens
+  if not output then
+    if p.input == 0 and p.output == 0 then return 0, p.currency or "USD" end -- however much it was
+    return nil
+  end
   return price.amount(p, usage.input_tokens or 0, usage.cached_tokens or 0, output), p.currency or "USD"
 end
 

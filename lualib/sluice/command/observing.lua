@@ -6,16 +6,17 @@ local observing = {}
 
 local at_end = {}
 
---- `f()` is called when the script has ended, however it did; the latest first.
----@param f fun()
+--- `f(code)` is called when the script has ended, however it did, with its exit code; the latest first.
+---@param f fun(code?: integer)
 function observing.at_end(f)
   at_end[#at_end + 1] = f
 end
 
 --- Calls those who asked for it. What one raises is told and keeps no other from its turn.
-function observing.finish()
+---@param code? integer
+function observing.finish(code)
   while #at_end > 0 do
-    local ok, err = pcall(table.remove(at_end))
+    local ok, err = pcall(table.remove(at_end), code)
     if not ok then require "sluice.report".failure(err, { before = "at the end of the run: " }) end
   end
 end
@@ -65,6 +66,59 @@ local function start_push(opts)
   return true
 end
 
+-- Sums over the run: --report, and the summary of -v -----------------------------------------------
+
+local function write_report(account, path, run)
+  local written, why = require "sluice.core.file".replace(path, require "sluice.account.page".make(account, run))
+  if not written then
+    require "sluice.report".say(("the report %s could not be written: %s"):format(path, why), "red")
+  end
+end
+
+local function show_summary(account)
+  if account.calls == 0 then return end
+  local figures = require "sluice.account.figures"
+  require "sluice.report".say(("%s in %s"):format(figures.plural(account.calls, "call"),
+    figures.seconds(account.seconds)))
+  for _, line in ipairs(require "sluice.account.summary".lines(account)) do io.stderr:write(line, "\n") end
+end
+
+--- The folder must be there and take a file before the run, not only after hours of it.
+local function writable(path)
+  local folder = path:match "^(.*/)[^/]*$" or "./"
+  local probe = ("%s.sluice-report-%d"):format(folder, require "sluice.core.sys".pid())
+  local file, why = io.open(probe, "wb")
+  if not file then return nil, (why:gsub("^.*: ", "")) end
+  file:close()
+  os.remove(probe)
+  return true
+end
+
+local function ended(code)
+  if require "sluice.core.task".is_cancelled() then return "interrupted" end
+  return code == 0 and "ok" or "failed"
+end
+
+local function start_account(opts)
+  local path = opts.report
+  if path then
+    local ok, why = writable(path)
+    if not ok then return cannot("write the report " .. path, why) end
+  end
+  local began = os.date "%Y-%m-%d %H:%M:%S"
+  local account = require "sluice.account".new { slow = true }:start()
+  local name = type(arg) == "table" and tostring(arg[0]):match "([^/]*)/*$" or "sluice"
+  observing.at_end(function(code)
+    account:stop()
+    if path then
+      write_report(account, path, { name = name == "-e" and "(command line)" or name, date = began, code = code,
+        version = require "sluice.core.sys".version, ended = ended(code), mock = opts.mock and true })
+    end
+    if opts.verbose then show_summary(account) end
+  end)
+  return true
+end
+
 --- Starts what the options ask for.
 ---@param opts table
 ---@return boolean ok  false when it could not be done; the reason has been printed
@@ -72,6 +126,7 @@ function observing.start(opts)
   if opts.metrics and not start_server(opts) then return false end
   if opts.metrics_file and not start_file(opts) then return false end
   if opts.metrics_otlp and not start_push(opts) then return false end
+  if (opts.report or opts.verbose) and not start_account(opts) then return false end
   return true
 end
 

@@ -48,8 +48,11 @@ script.options = {
     help = "write the metrics to FILE every few seconds and at the end, for node_exporter's textfile collector" },
   { "--metrics-otlp", arg = "URL", type = "string",
     help = "send the metrics to the OpenTelemetry collector at URL every few seconds and at the end (OTLP over HTTP)" },
+  { "--report", arg = "FILE", type = "string",
+    help = "write a page about the run to FILE at its end: calls, cost, failures, times, fallbacks (HTML, nothing else "
+      .. "needed)" },
   { "--quiet", "-q", type = "flag", help = "nothing on stderr but errors" },
-  { "--verbose", "-v", type = "flag", help = "whole tracebacks, and debug logs" },
+  { "--verbose", "-v", type = "flag", help = "whole tracebacks, debug logs, and a summary of all calls at the end" },
   { "--lib", arg = "DIR", type = "string",
     help = "read sluice's own Lua library from DIR, not from inside the program" },
   { "--gc-stress", type = "flag", tests = true,
@@ -123,7 +126,8 @@ function script.prepare(opts)
   end
   -- Words of a stream shall be seen as they come; a pipe keeps its buffer, which costs less.
   if sys.isatty(1) then io.stdout:setvbuf "no" end
-  local observing = (opts.metrics or opts.metrics_file or opts.metrics_otlp) and require "sluice.command.observing"
+  local observing = (opts.metrics or opts.metrics_file or opts.metrics_otlp or opts.report or opts.verbose)
+    and require "sluice.command.observing"
   if observing and not observing.start(opts) then return false end
   if opts.trace and not start_trace(opts) then return false end
   if not opts.mock then return true end
@@ -361,11 +365,12 @@ end
 
 --- What is due when a run has ended, however it did: to be written, closed, told.
 ---@param opts table
-function script.conclude(opts)
+---@param code? integer  the exit code
+function script.conclude(opts, code)
   local shared = package.loaded["sluice.token.cache"]
   if shared then shared.finish() end
   local observing = package.loaded["sluice.command.observing"]
-  if observing then observing.finish() end
+  if observing then observing.finish(code) end
   if opts.trace then require "sluice.trace".stop() end
   show_timeline()
   local log = package.loaded["sluice.log"]
@@ -380,7 +385,7 @@ end
 ---@return integer code
 function script.execute(source, chunk, words, opts)
   local code = execute(source, chunk, words, opts)
-  script.conclude(opts)
+  script.conclude(opts, code)
   return code
 end
 
