@@ -34,6 +34,7 @@ local KINDS = {
 }
 
 local REASONS = {
+  [200] = "OK", -- of a reply that is none
   [301] = "Moved Permanently", [302] = "Found", [303] = "See Other", [304] = "Not Modified",
   [307] = "Temporary Redirect", [308] = "Permanent Redirect",
   [400] = "Bad Request", [401] = "Unauthorized", [402] = "Payment Required", [403] = "Forbidden",

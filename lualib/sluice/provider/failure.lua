@@ -361,6 +361,17 @@ local HINTS = {
   [404] = "check base_url and the model's name", [405] = "check base_url",
 }
 
+--- What to do about a success that is none. Its message is what came, which alone tells little.
+local function not_a_reply(headers, body)
+  if is_html(headers, body) then
+    return "a web page, not a reply of the API: check base_url, and what stands in between (a proxy, a login)"
+  end
+  if body:find "^%s*data:" or body:find "^%s*event:" then
+    return "an event stream where one whole reply was asked for"
+  end
+  return "not a reply of the API: check base_url and protocol"
+end
+
 --- Fields of the error a whole failed HTTP reply stands for. Also for a reply that said 200 and
 --- cannot be one: an HTML page of a proxy, an empty body.
 ---@param status integer
@@ -394,7 +405,7 @@ function failure.parse(status, headers, body, now)
   elseif ok and type(decoded) == "table" and failure.in_stream(decoded) then kind, code = judge(info.status, info)
   else kind, code = "protocol", "not_a_reply" end
 
-  local hint = HINTS[status]
+  local hint = HINTS[status] or code == "not_a_reply" and not_a_reply(headers, body) or nil
   if status >= 300 and status < 400 then
     local location = headers["location"]
     if type(location) == "string" then
