@@ -47,7 +47,8 @@ function Screen:keys(...) run(self, { "send-keys", ... }) end
 
 -- Each look takes a process of its own, so this does not spin.
 function Screen:wait(t, wanted)
-  local until_, text = os.time() + DEADLINE_S, nil
+  local until_ = os.time() + DEADLINE_S
+  local text
   repeat
     text = self:text()
     if text:find(wanted, 1, true) then return text end

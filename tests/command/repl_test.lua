@@ -212,6 +212,23 @@ T.test("background tasks go on while the prompt waits, and do not garble the lin
   t.eq(r.code, 0)
 end)
 
+T.test("what is held back: lines drawn again, lines without an end, log lines", function(t)
+  local r = session(t, {
+    { "go = sluice.task.channel(1) spawn(function() while true do go:receive()() end end)" },
+    { "function later(f) spawn(function() sluice.task.sleep(0.1) go:send(f) end) end" },
+    { "later(function() for i = 1, 9 do io.stderr:write('\\r', i * 10, '%') end io.stderr:write ' done\\n' end)" },
+    { expect = PROMPT }, { send = "'ty" }, { expect = "90% done\r\n> 'ty" }, { send = "ped'" .. ENTER }, { expect = LEFT },
+    { "later(function() io.write 'half a line' go:send(function() print ', the rest' end) end)" },
+    { expect = PROMPT }, { send = "'ty" }, { expect = "half a line, the rest\r\n> 'ty" }, { send = "ped'" .. ENTER }, { expect = LEFT },
+    { "later(function() io.write 'no end' end)" }, { "sluice.task.sleep(0.3)" }, { "'next'", '"next"' },
+    { "later(function() io.write(('z'):rep(70000)) end)" }, { expect = PROMPT }, { send = "'ty" }, { expect = "zzz\r\n> 'ty" },
+    { send = "ped'" .. ENTER }, { expect = LEFT },
+    { "later(function() sluice.log.error 'look out' end)" }, { expect = PROMPT }, { send = "'ty" }, { expect = "look out" },
+    { expect = "> 'ty" }, { send = "ped'" .. ENTER }, LEAVE, EOF, LEAVE, EOF })
+  t.ok(r.stdout:find("no end", 1, true))
+  t.ok(not r.stdout:find("80%", 1, true))
+end)
+
 T.test("background tasks: one that fails ends alone; :tasks lists; leaving asks once", function(t)
   local r = session(t, {
     { "spawn(function() error 'oh no' end)" }, { expect = "oh no" },

@@ -16,6 +16,7 @@ local LINGER_MS = 500       -- … that the end of the run waits for a reader
 local DROPPED = "sluice: %d log lines were dropped: stderr was not read fast enough\n"
 
 local sink = {
+  above = nil, ---@type fun(text: string): boolean?  may take a line for stderr: a prompt puts it above itself
   before_line = nil, ---@type fun()?  called before a line goes to stderr: what draws on the terminal clears its own
 }
 
@@ -80,6 +81,7 @@ end
 
 local function to_stderr(text)
   if broken then return end
+  if sink.above and sink.above(text) then return end
   if sink.before_line then sink.before_line() end
   if first <= last or dropped > 0 then drain() end
   if first > last and dropped == 0 then

@@ -5,6 +5,10 @@
 -- While the prompt waits, whole lines are put above it, and the beginning of a line is held until its end
 -- has come, or the prompt has gone.
 
+local sink = require "sluice.log.sink"
+
+local HELD_MAX = 64 * 1024 -- bytes of a line without an end; then it gets one
+
 local Output = {}
 Output.__index = Output
 
@@ -29,13 +33,29 @@ end
 local function hold(self, file, text)
   text = (self.held[file] or "") .. text
   local lines, rest = text:match "^(.*\n)([^\n]*)$"
-  self.held[file] = rest or text
+  rest = rest or text
+  rest = rest:match "^.*\r([^\r].*)$" or rest -- a line that is drawn again and again: as it is now
+  if #rest > HELD_MAX then
+    lines, rest = (lines or "") .. rest .. "\n", ""
+  end
+  self.held[file] = rest
   if lines then self.terminal:above(lines) end
 end
 
 local function is_screen(self, file) return file == io.stdout or self.screen[file] == true end
 
+-- Log lines go past the files, straight to the descriptor.
+local function take_log_line(self, text)
+  if self.terminal:editing() then
+    hold(self, io.stderr, text)
+    return true
+  end
+  self.fresh = true
+  return false
+end
+
 local function install(self)
+  if self.screen[io.stderr] then sink.above = function(text) return take_log_line(self, text) end end
   local methods = getmetatable(io.stdout).__index
   local write = methods.write
   self.undo = { methods = methods, write = write, print = print, io_write = io.write }
@@ -93,6 +113,7 @@ function Output:close()
   local undo = self.undo
   if not undo then return end
   self.undo = nil
+  sink.above = nil
   self:flush()
   undo.methods.write = undo.write
   rawset(io, "write", undo.io_write)
