@@ -303,7 +303,7 @@ clean: ## remove build/
 ##@ Ship
 
 DOCS = build/sluice run docs/generate.lua
-docs: program ## write docs/api.md from the annotations in lualib/
+docs: program ## write docs/api.md, the man page and the completions from lualib/
 	$(Q)$(DOCS)
 
 # Pairs of a file in the tree and its folder under DESTDIR; what does not exist is left out.
@@ -316,6 +316,7 @@ installed = $(B)/sluice:$(BINDIR) \
     lualib/%/,%,$(dir $(f)))) \
   $(foreach f,$(wildcard scripts/*.lua),$(f):$(DATADIR)/sluice/scripts) \
   $(foreach f,$(wildcard scripts/scenarios/*.lua),$(f):$(DATADIR)/sluice/scripts/scenarios) \
+  $(foreach f,$(wildcard docs/*.md docs/*.yml docs/*.json),$(f):$(DATADIR)/doc/sluice/docs) \
   $(foreach f,README.md LICENSE CHANGELOG.md,$(if $(wildcard $(f)),$(f):$(DATADIR)/doc/sluice))
 source_of = $(firstword $(subst :, ,$(1)))
 folder_of = $(DESTDIR)$(lastword $(subst :, ,$(1)))

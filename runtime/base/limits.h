@@ -5,11 +5,11 @@
 #ifndef SLUICE_BASE_LIMITS_H
 #define SLUICE_BASE_LIMITS_H
 
-#define SSE_EVENT_MAX (16u << 20)      /* bytes: one server-sent event, all its lines */
-#define SSE_PART_KEEP 1024             /* bytes a stream waiting for the rest of an event may hold */
-#define STREAM_BUFFER_MAX (64u << 10)  /* bytes received ahead of the script before we brake */
-#define RECEIVE_BUFFER (16u << 10)     /* bytes libcurl reads at once, */
-#define RECEIVE_BUFFER_MANY 2048       /* and when so many transfers share the program's time: */
+#define SSE_EVENT_MAX (16u << 20)     /* bytes: one server-sent event, all its lines */
+#define SSE_PART_KEEP 1024            /* bytes a stream waiting for the rest of an event may hold */
+#define STREAM_BUFFER_MAX (64u << 10) /* bytes received ahead of the script before we brake */
+#define RECEIVE_BUFFER (16u << 10)    /* bytes libcurl reads at once, */
+#define RECEIVE_BUFFER_MANY 2048      /* and when so many transfers share the program's time: */
 #define TRANSFERS_MANY 512
 #define STREAM_TEXT_MAX (64u << 20)    /* bytes of text one streamed answer may collect */
 #define HTTP_BODY_MAX (64u << 20)      /* bytes of a whole reply, decoded; options may lower it */

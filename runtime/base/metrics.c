@@ -112,7 +112,9 @@ static bool keep_value(struct metric_label *label, const char *bytes, size_t len
   if (copy == NULL) return false;
   memcpy(copy, bytes, len);
   copy[len] = '\0';
-  label->values[label->count++] = (struct metrics_bytes){copy, len};
+  struct metrics_bytes *value = &label->values[label->count++];
+  value->bytes = copy;
+  value->len = len;
   return true;
 }
 

@@ -204,18 +204,12 @@ static int file_mkdir(lua_State *L) {
 int luaopen_sluice_core_file(lua_State *L) {
   static const luaL_Reg methods[] = {
       {"close", lock_close}, {"__close", lock_close}, {"__gc", lock_close}, {NULL, NULL}};
-  static const luaL_Reg functions[] = {{"mark", file_mark},
-                                       {"read", file_read_},
-                                       {"write", file_write},
-                                       {"make_folder", file_make_folder_},
-                                       {"target", file_target},
-                                       {"lock", file_lock_},
-                                       {"kind", file_kind},
-                                       {"mkdir", file_mkdir},
-      {"list", file_list},
-                                       {"replace", file_replace},
-                                       {"base64", file_base64},
-                                       {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"mark", file_mark},     {"read", file_read_},
+                                       {"write", file_write},   {"make_folder", file_make_folder_},
+                                       {"target", file_target}, {"lock", file_lock_},
+                                       {"kind", file_kind},     {"mkdir", file_mkdir},
+                                       {"list", file_list},     {"replace", file_replace},
+                                       {"base64", file_base64}, {NULL, NULL}};
   luaL_newmetatable(L, LOCK_TYPE);
   luaL_setfuncs(L, methods, 0);
   lua_pushvalue(L, -1);

@@ -19,7 +19,7 @@ struct endpoint {
   struct transfer_limits limits;
   size_t receive_buffer;
   uint64_t place; /* of transfer_spec */
-  size_t load; /* requests under way; what they are for keeps the endpoint alive */
+  size_t load;    /* requests under way; what they are for keeps the endpoint alive */
 };
 
 struct endpoint *http_check_endpoint(lua_State *L, int arg);

@@ -89,14 +89,9 @@ static int scope_wait(lua_State *L) {
   return scope_wait_k(L, LUA_OK, (lua_KContext)check_own_scope(L, "wait"));
 }
 
-static const char *const reasons[] = {"by request",
-                                      "its group failed",
-                                      "its group is done",
-                                      "another was first",
-                                      "the client has gone",
-                                      "the server is closing",
-                                      "interrupted (Ctrl-C)",
-                                      NULL};
+static const char *const reasons[] = {
+    "by request",          "its group failed",      "its group is done",    "another was first",
+    "the client has gone", "the server is closing", "interrupted (Ctrl-C)", NULL};
 
 static int scope_cancel_(lua_State *L) {
   struct scope *s = check_scope(L, 1);

@@ -40,8 +40,8 @@ struct transfer_spec {
   struct header_list *own;    /* taken over, also when starting fails */
   struct transfer_limits limits;
   size_t receive_buffer; /* bytes libcurl reads at once; 0: its default */
-  uint64_t place;        /* the same for the same URL, method and connect timeout; 0: tells nothing */
-  size_t *load;          /* counts those that are under way; NULL, or it outlives the transfer */
+  uint64_t place; /* the same for the same URL, method and connect timeout; 0: tells nothing */
+  size_t *load;   /* counts those that are under way; NULL, or it outlives the transfer */
 };
 
 enum sink_status { SINK_TAKEN, SINK_PAUSE, SINK_EVENT_TOO_LARGE, SINK_BODY_TOO_LARGE, SINK_NOMEM };

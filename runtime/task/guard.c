@@ -236,7 +236,8 @@ static void judge(void) {
     guard.asked_ticks = guard.asked_ticks + 1;
     int64_t patience_ms = guard.options.patience_ms;
     if (patience_ms == 0) patience_ms = ASKED_TICKS * SIGNAL_CPU_TICK_MS;
-    if ((int64_t)guard.asked_ticks * SIGNAL_CPU_TICK_MS >= patience_ms) guard.told_burst = guard.tick_burst;
+    if ((int64_t)guard.asked_ticks * SIGNAL_CPU_TICK_MS >= patience_ms)
+      guard.told_burst = guard.tick_burst;
   }
   if (!doomed(guard.tick_burst)) return;
   guard.doomed_ticks = guard.doomed_ticks + 1;

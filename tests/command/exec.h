@@ -14,9 +14,9 @@ enum action { EXPECT, SIGNAL, SEND, SEND_EOF, CLOSE_STDOUT, RESIZE };
 
 struct step {
   enum action action;
-  unsigned where;   /* EXPECT: a set of enum where */
-  const char *text; /* EXPECT and SEND; for the others what to call the step */
-  int signum;       /* SIGNAL */
+  unsigned where;            /* EXPECT: a set of enum where */
+  const char *text;          /* EXPECT and SEND; for the others what to call the step */
+  int signum;                /* SIGNAL */
   unsigned short cols, rows; /* RESIZE */
 };
 

@@ -308,7 +308,7 @@ end
 
 local APT = 'echo "$@" >> "$LOG"'
 local ALL = { cc = "cat > /dev/null", make = "", ["pkg-config"] = "exit 0", lua5 = false, ["lua5.4"] = "", luacheck = "", openssl = "",
-  git = "", groff = "" }
+  git = "", groff = "", tmux = "" }
 
 local function with(base, changes)
   local copy = {}
