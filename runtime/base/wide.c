@@ -7,20 +7,20 @@
 
 #define REPLACEMENT 0xfffd
 
-size_t wide_decode(const char *text, size_t left, wchar_t *out) {
+size_t wide_decode(const char *text, size_t n, wchar_t *out) {
   const unsigned char *s = (const unsigned char *)text;
-  if (left == 0) return 0;
+  if (n == 0) return 0;
   if (*s < 0x80) return *out = (wchar_t)*s, 1;
-  size_t n = utf8_sequence(text, left);
-  if (n == 0) {
+  size_t used = utf8_sequence(text, n);
+  if (used == 0) {
     size_t want = *s >= 0xf5 ? 1 : *s >= 0xf0 ? 4 : *s >= 0xe0 ? 3 : *s >= 0xc2 ? 2 : 1, have = 1;
-    while (have < left && have < want && (s[have] & 0xc0) == 0x80) have++;
-    if (have == left && have < want) return 0;
+    while (have < n && have < want && (s[have] & 0xc0) == 0x80) have++;
+    if (have == n && have < want) return 0;
     return *out = REPLACEMENT, 1;
   }
-  wchar_t c = (wchar_t)(*s & (0xff >> (n + 1)));
-  for (size_t i = 1; i < n; i++) c = c << 6 | (s[i] & 0x3f);
-  return *out = c, n;
+  wchar_t c = (wchar_t)(*s & (0xff >> (used + 1)));
+  for (size_t i = 1; i < used; i++) c = c << 6 | (s[i] & 0x3f);
+  return *out = c, used;
 }
 
 static size_t encode(wchar_t c, char *out) {

@@ -11,9 +11,9 @@
 
 #include "base/buf.h"
 
-/* The character at `s`: its bytes, or 0 when there is none, or not all of it. A byte that begins no
+/* The character at `text`: its bytes, or 0 when there is none, or not all of it. A byte that begins no
 ** character reads as U+FFFD. */
-size_t wide_decode(const char *s, size_t n, wchar_t *out);
+size_t wide_decode(const char *text, size_t n, wchar_t *out);
 
 /* Append as UTF-8. */
 enum buf_status wide_append(struct buf *b, const wchar_t *from, const wchar_t *to);

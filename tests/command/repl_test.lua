@@ -365,7 +365,8 @@ T.test("help(x)", function(t)
 end)
 
 T.test("--timeout ends what takes longer, and the session goes on", function(t)
-  session(t, { { "sluice.task.sleep(100)", "not done after 0.3 s" }, { "1 + 1", "2" }, LEAVE, EOF }, nil, { "--timeout", "0.3" })
+  session(t, { { "sluice.task.sleep(100)", "not done after 0.3 s" },
+    { "while true do end", "not done after 0.3 s" }, { "1 + 1", "2" }, LEAVE, EOF }, nil, { "--timeout", "0.3" })
 end)
 
 T.test("a task left behind by a generator fails: the session says so and goes on", function(t)

@@ -61,7 +61,7 @@ function repl.run(opts, words)
   local scope = task.scope {}
   local ok, code = scope:run(require "sluice.repl.session".run, opts, source, words)
   scope:finish()
-  script.conclude(opts)
+  script.conclude(opts, ok and code or nil)
   if not ok then error(code, 0) end
   return code
 end

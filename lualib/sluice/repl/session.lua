@@ -145,13 +145,20 @@ local function swallow_interrupt(self)
   sys.forgive_interrupts()
 end
 
+-- Without a --max-burst that is shorter, `cpu` is what --timeout does to a call that never waits.
+function Session:computed_too_long(err)
+  local opts = self.opts
+  return type(err) == "table" and rawget(err, "kind") == "cpu" and opts.timeout
+    and opts.timeout < (opts.max_burst or math.huge)
+end
+
 function Session:failed(err, traceback, expired)
   local interrupted = is_cancelled(err) and (self.interrupted or tostring(err.message):find "^interrupted" ~= nil)
   if interrupted then
     swallow_interrupt(self)
     if self.edits then io.stdout:write "\n" end -- the terminal has shown "^C"
     report.say("interrupted", "yellow")
-  elseif expired and is_cancelled(err) then
+  elseif expired and is_cancelled(err) or self:computed_too_long(err) then
     report.say(("not done after %.14g s (--timeout)"):format(self.opts.timeout), "red")
   else
     self:failure(err, traceback)
