@@ -317,7 +317,8 @@ enum metrics_status metrics_add(struct metrics *m, const struct metric_spec *spe
   struct metric *metric = new_metric(spec);
   if (metric == NULL) return METRICS_NOMEM;
   /* without labels there is one series, and it is 0 from the start: a rate begins somewhere */
-  if (spec->label_count == 0 && metric_at(metric, NULL) == NULL) {
+  const uint32_t no_labels[1] = {0};
+  if (spec->label_count == 0 && new_series(metric, no_labels) == NULL) {
     free_metric(metric);
     return METRICS_NOMEM;
   }
