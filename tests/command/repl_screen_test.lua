@@ -77,6 +77,7 @@ test("output above a line of two rows, wide characters and all", 40, 16, functio
   s:wait(t, "<task")
   s:type "'永安水永安水永安水永安水永安水永安水永安水 end'"
   s:keys("Left", "Left", "Left")
+  s:wait(t, "永安水 end'")
   local text = s:wait(t, "\nshort\n")
   t.match(text, "上上上上上上上上上上上上上上上上上上上上\n上上上上上\nshort\n"
     .. "> '永安水永安水永安水永安水永安水永安水\n永安水 end'$")
