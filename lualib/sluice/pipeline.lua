@@ -26,7 +26,8 @@ end
 
 local OPTIONS = options.spec {
   on_error = { type = "function" },
-  progress = { type = "function" },
+  progress = { check = function(v) return type(v) == "function" or type(v) == "string" and v ~= "" end,
+    expected = "a title or a function" },
   name = { type = "function" },
   buffer = { type = "integer", min = 1 },
 }
@@ -43,7 +44,7 @@ local STAGE = options.spec({
 ---@class sluice.PipelineSpec
 ---@field [integer] any
 ---@field on_error? fun(err: any, item: any, n: integer, stage: string): any  what it returns, if not nil, goes on
----@field progress? fun(counts: sluice.PipelineCounts)
+---@field progress? string|fun(counts: sluice.PipelineCounts)  a title: shown on stderr
 ---@field name? fun(item: any): string?  what an item is called in errors
 ---@field buffer? integer               places before each stage; its concurrency
 
@@ -217,6 +218,18 @@ local function read_stage(raw, i, last)
   return stage
 end
 
+--- Shows how far a run is. Its items are counted where none becomes several.
+local function show(title, run, source, stages)
+  local total = type(source) == "table" and not callable(source) and #source or nil
+  for _, stage in ipairs(stages) do
+    if stage.flat then total = nil end
+  end
+  return require "sluice.progress".start(title, total, function(p)
+    local counts = run.counts
+    p.done, p.failed, p.in_flight = counts.done + counts.dropped, counts.failed, counts.in_flight
+  end)
+end
+
 --- Runs items through stages: `sluice.pipeline { source, stage, …, sink }`. All stages work at the same
 --- time; items wait between them in places that are bounded, so that any number of items takes the memory
 --- of few. Returns the counts when all is done.
@@ -228,7 +241,8 @@ end
 ---
 --- An error cancels everything and is raised with the stage and the item in front. With
 --- on_error(err, item, n, stage) the item is left out instead, or replaced by what on_error returns.
---- progress(counts) is called for each item that has left; name(item) tells what items are called in errors;
+--- progress(counts) is called for each item that has left; progress = "title" shows on stderr how far it is.
+--- name(item) tells what items are called in errors;
 --- `buffer` is the number of places before each stage (its concurrency).
 ---@async
 ---@param spec sluice.PipelineSpec
@@ -243,7 +257,9 @@ function pipeline.new(spec)
   end
   options.check("sluice.pipeline", opts, OPTIONS)
   if count < 2 then options.raise "sluice.pipeline: expected a source and at least one stage" end
-  local run = { on_error = opts.on_error, progress = opts.progress, name = opts.name, began = now(),
+  local title = type(opts.progress) == "string" and opts.progress or nil
+  local run = { on_error = opts.on_error, progress = not title and opts.progress or nil, name = opts.name,
+    began = now(),
     counts = { read = 0, done = 0, failed = 0, dropped = 0, in_flight = 0, elapsed = 0 } }
   local next_item, stages = source_of(spec[1]), {}
   for i = 2, count do stages[i - 1] = read_stage(spec[i], i - 1, i == count) end
@@ -251,6 +267,7 @@ function pipeline.new(spec)
     stage.input = sync.channel(opts.buffer or stage.concurrency)
     if i > 1 then stages[i - 1].output = stage.input end
   end
+  local shown <close> = title and show(title, run, spec[1], stages) or nil -- luacheck: ignore 211
   task.group(function(group)
     for _, stage in ipairs(stages) do start_stage(group, run, stage) end
     feed(run, next_item, stages[1].input)

@@ -96,7 +96,29 @@ function task.group(f)
   return leave(scope, nil, scope:run(f, scope))
 end
 
---- Runs every function of the list as a task; returns their first results in the order of the list.
+--- How far it is, for whoever asks with progress = "title"; nil otherwise.
+local function shown_as(title, total, where)
+  if title == nil then return nil end
+  if type(title) ~= "string" or title == "" then
+    options.raise(("%s: 'progress' must be a title, got %s"):format(where, options.got(title)))
+  end
+  return require "sluice.progress".start(title, total)
+end
+
+--- The same function, counted.
+local function counted(shown, f)
+  if not shown then return f end
+  return function()
+    shown:item_began()
+    local outcome = table.pack(pcall(f))
+    shown:item_ended(outcome[1])
+    if not outcome[1] then error(outcome[2], 0) end
+    return table.unpack(outcome, 2, outcome.n)
+  end
+end
+
+--- Runs every function of the list as a task; returns their first results in the order of the list. With
+--- progress = "title" beside them, it is shown how far they are.
 ---@async
 ---@param list (fun(): any)[]
 ---@return any ...
@@ -106,9 +128,10 @@ function task.all(list)
   end
   local n, results = #list, {}
   for i = 1, n do check_function(list[i], "task.all", i) end
+  local shown <close> = shown_as(list.progress, n, "task.all")
   task.group(function(group)
     local handles = {}
-    for i = 1, n do handles[i] = group:spawn(list[i]) end
+    for i = 1, n do handles[i] = group:spawn(counted(shown, list[i])) end
     for i = 1, n do results[i] = handles[i]:join() end
     return table.unpack(results, 1, n)
   end)
@@ -116,7 +139,7 @@ function task.all(list)
 end
 
 --- The results of the first function to succeed; the others are cancelled, and have ended when this
---- returns. If all fail: the first error, the others in its `also`.
+--- returns. If all fail: the first error, the others in its `also`. progress = "title" as for task.all.
 ---@async
 ---@param list (fun(): ...)[]
 ---@return any ...
@@ -125,11 +148,12 @@ function task.race(list)
     options.raise("task.race: argument 1 must be a list of functions that is not empty")
   end
   for i = 1, #list do check_function(list[i], "task.race", i) end
+  local shown <close> = shown_as(list.progress, #list, "task.race")
   local finished, failures, results = sync.channel(#list), {}, nil
   return task.group(function(group)
     for i = 1, #list do
       group:spawn(function()
-        local outcome = table.pack(pcall(list[i]))
+        local outcome = table.pack(pcall(counted(shown, list[i])))
         finished:send(outcome)
       end)
     end
@@ -150,6 +174,7 @@ end
 local MAP_OPTIONS = options.spec {
   concurrency = { type = "integer", min = 1 },
   settle = { type = "boolean" },
+  progress = { type = "string", nonempty = true },
 }
 
 --- A function that gives the next item and its index, whatever was given to map. One that gives
@@ -179,12 +204,13 @@ end
 
 --- Calls `f(item, index)` for every item, at most `concurrency` (64) at a time, and returns the first
 --- results in the order of the items. With `settle`, failures do not end the whole: the results are
---- `{ ok = true, value = }` or `{ ok = false, err = }`.
+--- `{ ok = true, value = }` or `{ ok = false, err = }`. With `progress`, a title, stderr shows how far it is: done, in
+--- flight, failed, rate, time left, tokens, cost; nothing under --quiet.
 ---@async
 ---@generic T, R
 ---@param list T[]|fun(): T?  a list, or a function that gives the next item (nil: no more)
 ---@param f fun(item: T, index: integer): R
----@param opts? { concurrency?: integer, settle?: boolean }
+---@param opts? { concurrency?: integer, settle?: boolean, progress?: string }
 ---@return R[]
 function task.map(list, f, opts)
   if type(list) ~= "table" and type(list) ~= "function" then
@@ -195,13 +221,17 @@ function task.map(list, f, opts)
   opts = opts or {}
   options.check("task.map", opts, MAP_OPTIONS)
   local next_item, results, values = source(list), {}, {}
+  local shown <close> = shown_as(opts.progress, type(list) == "table" and #list or nil, "task.map")
   local function call(item, i)
+    if shown then shown:item_began() end
     if opts.settle then
       local ok, value = pcall(f, item, i)
+      if shown then shown:item_ended(ok) end
       values[i] = ok and value or nil
       results[i] = ok and { ok = true, value = value } or { ok = false, err = value }
     else
       results[i] = f(item, i)
+      if shown then shown:item_ended(true) end
     end
   end
   local function work(item, i)

@@ -87,9 +87,9 @@ local function add_tiles(out, a, run)
   local free = run.mock and "answered by the mock: nothing was billed"
   tile(out, "Cost", text(tostring(a.money)), free or unknown > 0 and next(a.money.amounts)
     and plural(unknown, "call") .. " of unknown cost" or unknown > 0 and "no price known; see sluice.prices" or "")
-  tile(out, "Latency, median", at(a.duration, 0.5), a.duration.count > 0 and "95 %: " .. at(a.duration, 0.95) or "")
+  tile(out, "Latency", at(a.duration, 0.5), a.duration.count > 0 and "median; 95 %: " .. at(a.duration, 0.95) or "")
   if a.first.count > 0 then
-    tile(out, "First token, median", at(a.first, 0.5), "95 %: " .. at(a.first, 0.95))
+    tile(out, "First token", at(a.first, 0.5), "median; 95 %: " .. at(a.first, 0.95))
   end
   tile(out, "At once, most", whole(a.load.peak), a.seconds > 0
     and ("%.3g requests a minute"):format(60 * a.attempts / math.max(a.seconds, 1e-3)) or "")

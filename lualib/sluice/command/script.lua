@@ -119,6 +119,7 @@ end
 function script.prepare(opts)
   script.set_guards(opts)
   if not configure_log(opts) then return false end
+  if opts.quiet then require "sluice.progress".off = true end
   if opts.gc_stress then stress_collector() end
   if opts.seed then
     sys.seed(opts.seed)
