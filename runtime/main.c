@@ -38,8 +38,7 @@ struct scope *bind_service_scope(void) {
   return &program.service;
 }
 
-/* ---- signals
- * --------------------------------------------------------------------------------------- */
+/* ---- signals --------------------------------------------------------------------------------- */
 
 static void on_signal(int signo, int nth) {
   if (signo == SIGUSR1) {
@@ -55,8 +54,7 @@ static void on_signal(int signo, int nth) {
   }
 }
 
-/* ---- the library inside the binary
- * ------------------------------------------------------------------- */
+/* ---- the library inside the binary ----------------------------------------------------------- */
 
 /* Second place, after preload. `--lib` is the command line's business (lualib/sluice/cli.lua). */
 static void install_searcher(lua_State *L) {
@@ -72,8 +70,7 @@ static void install_searcher(lua_State *L) {
   lua_pop(L, 2);
 }
 
-/* ---- boot
- * ---------------------------------------------------------------------------------------------- */
+/* ---- boot ------------------------------------------------------------------------------------ */
 
 /* The first frame of the root task: require "sluice.cli" and run it. */
 static int root_k(lua_State *L, int status, lua_KContext ctx) {

@@ -1,8 +1,7 @@
 /*
 ** The fast path of whole replies: is this body one plain text answer, and what does it say? Looks
-*at
-** every byte (invalid JSON or UTF-8 is never plain), builds no tree. "No" is no verdict: it means
-** the caller must decode the body fully.
+** at every byte (invalid JSON or UTF-8 is never plain), builds no tree. "No" is no verdict: it
+** means the caller must decode the body fully.
 */
 #ifndef SLUICE_BASE_ANSWER_H
 #define SLUICE_BASE_ANSWER_H
@@ -30,8 +29,7 @@ struct answer {
 
 /*
 ** True only when the body holds exactly one answer that is one text, with a reason why it ended,
-*and
-** nothing that matters beside it: no tool call, reasoning, refusal, log probabilities, error.
+** and nothing that matters beside it: no tool call, reasoning, refusal, log probabilities, error.
 */
 bool answer_openai(const char *body, size_t n, struct answer *out, struct buf *scratch);
 bool answer_anthropic(const char *body, size_t n, struct answer *out, struct buf *scratch);

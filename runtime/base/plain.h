@@ -1,6 +1,7 @@
 /*
 ** What "plain" means to the two fast paths (delta.c, answer.c), so that they cannot drift apart: by
-** what keys are told apart, and which values say nothing. Part of those two files, of no use elsewhere.
+** what keys are told apart, and which values say nothing. Part of those two files, of no use
+** elsewhere.
 */
 #ifndef SLUICE_BASE_PLAIN_H
 #define SLUICE_BASE_PLAIN_H

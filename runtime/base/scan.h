@@ -86,11 +86,10 @@ static inline bool scan_is_bytes(const struct scan_text *t, const char *bytes, s
 
 /* ---- the hot part, inline ----------------------------------------------------------------------
 ** Finding the end of a string byte by byte, or even 16 bytes at a time, is a chain in which each
-*step
-** waits for the one before. So the quotes (and all else that is not plain text) are marked 64 bytes
-** at a time, ahead of need, and the next one is a shift and a count away. Compact JSON goes
-*straight
-** through; white space, escapes and what is not ASCII take the general functions in scan.c. */
+** step waits for the one before. So the quotes (and all else that is not plain text) are marked 64
+** bytes at a time, ahead of need, and the next one is a shift and a count away. Compact JSON goes
+** straight through; white space, escapes and what is not ASCII take the general functions in
+** scan.c. */
 
 void scan_load(struct scan *s, const char *p);
 bool scan_string_any(struct scan *s, struct scan_text *out);
@@ -98,8 +97,7 @@ int scan_key_any(struct scan *s, bool *first, struct scan_text *key);
 bool scan_skip_any(struct scan *s);
 
 /* To the first byte at or after p that is a quote, a backslash, a control character or not ASCII,
- *or
- ** to the end. */
+ ** or to the end. */
 static inline const char *scan_plain(struct scan *s, const char *p) {
   for (;;) {
     uintptr_t at = (uintptr_t)p - s->block;

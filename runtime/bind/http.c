@@ -19,8 +19,7 @@
 /* Bodies from here on go with a word to libcurl; its own bound has been 1 MiB for years. */
 #define EXPECT_BYTES (64u << 10)
 
-/* ---- checks
- * ---------------------------------------------------------------------------------------- */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 /* RFC 9110 5.6.2: the characters of a token. */
 static bool is_token(const char *s, size_t n) {
@@ -69,8 +68,7 @@ static void add_header(lua_State *L, struct header_list **list, int index) {
   }
 }
 
-/* ---- endpoints
- * --------------------------------------------------------------------------------------- */
+/* ---- endpoints ------------------------------------------------------------------------------- */
 
 struct endpoint *http_check_endpoint(lua_State *L, int arg) {
   return luaL_checkudata(L, arg, ENDPOINT_TYPE);
@@ -211,8 +209,7 @@ void http_read_call(lua_State *L, struct endpoint *e, int first, struct transfer
   }
 }
 
-/* ---- what both kinds of reply tell
- * --------------------------------------------------------------------- */
+/* ---- what both kinds of reply tell ----------------------------------------------------------- */
 
 int http_push_failure(lua_State *L, const struct transfer *t) {
   lua_pushboolean(L, 0);

@@ -1,7 +1,6 @@
 /*
 ** sluice.core.process: child processes for scripts. One belongs to the task group that started it
-*and
-** is ended with it. What a task may wait for: its end, something it prints, room in its stdin.
+** and is ended with it. What a task may wait for: its end, something it prints, room in its stdin.
 */
 #include <errno.h>
 #include <signal.h>
@@ -57,8 +56,7 @@ static void on_owner_end(struct handle *h) {
   let_go((struct box *)(void *)h);
 }
 
-/* ---- starting
- * --------------------------------------------------------------------------------------- */
+/* ---- starting -------------------------------------------------------------------------------- */
 
 static char *check_word(lua_State *L, int index, const char *what) {
   size_t len;
@@ -251,8 +249,7 @@ static int spawn(lua_State *L) {
   return 1;
 }
 
-/* ---- waiting
- * ---------------------------------------------------------------------------------------- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 static int park(lua_State *L, lua_KContext ctx, lua_KFunction k) {
   struct box *b = check_box(L);
@@ -353,8 +350,7 @@ static int process_finish_(lua_State *L) {
   return 0;
 }
 
-/* ---- ending
- * ----------------------------------------------------------------------------------------- */
+/* ---- ending ---------------------------------------------------------------------------------- */
 
 /* process:signal(name): for the whole group. */
 static int process_signal_(lua_State *L) {

@@ -1,7 +1,6 @@
 /*
 ** Whole replies: endpoint:request(). The body stays in C until the script asks for it; the plain
-*case
-** of one text answer is picked out of it without building a table (base/answer).
+** case of one text answer is picked out of it without building a table (base/answer).
 */
 #include <lauxlib.h>
 #include <string.h>

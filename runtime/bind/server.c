@@ -1,8 +1,7 @@
 /*
 ** sluice.core.server: listening. A listener is owned by the group that opened it and closed with
-*it.
-** Its tasks (the one that accepts, and one for each request) are not that group's: the group would
-** wait for them, and they wait for clients. They live in a scope of the listener's own.
+** it. Its tasks (the one that accepts, and one for each request) are not that group's: the group
+** would wait for them, and they wait for clients. They live in a scope of the listener's own.
 */
 #include "bind/server.h"
 

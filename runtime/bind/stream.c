@@ -3,8 +3,7 @@
 ** whatever Lua did with it; the collector is a backstop.
 **
 ** Two ways to read. pull() hands out one event at a time. The iterator texts() hands out text
-*deltas
-** straight from C, and calls the handler it was given for every other event.
+** deltas straight from C, and calls the handler it was given for every other event.
 */
 #include <lauxlib.h>
 #include <string.h>
@@ -97,8 +96,7 @@ static int park(lua_State *L, struct http_stream *s, lua_KFunction k) {
   return task_park(L, &w, (lua_KContext)s, k);
 }
 
-/* ---- opening
- * ------------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static int opened(lua_State *L, int status, lua_KContext ctx) {
   (void)status;
@@ -151,8 +149,7 @@ int http_endpoint_stream(lua_State *L) {
   return park(L, s, opened);
 }
 
-/* ---- reading
- * ------------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* The next event is, byte for byte, like one seen before but for its text. */
 static bool as_before(struct http_stream *s, struct delta *d) {
@@ -286,8 +283,7 @@ static int stream_pull(lua_State *L) {
   return pull_k(L, LUA_OK, (lua_KContext)s);
 }
 
-/* ---- loops
- * ------------------------------------------------------------------------------------------- */
+/* ---- loops ----------------------------------------------------------------------------------- */
 
 /* What the iterators below keep: upvalues. The last two only those of events. */
 enum { LOOP_STREAM = 1, LOOP_HANDLER, LOOP_SUBJECT, LOOP_TYPE, LOOP_TEXT };
@@ -395,8 +391,7 @@ static int stream_events(lua_State *L) {
   return 1;
 }
 
-/* ---- the rest
- * -------------------------------------------------------------------------------------------- */
+/* ---- the rest -------------------------------------------------------------------------------- */
 
 /* stream:plain("openai" | "anthropic"): from now on plain text deltas come out as text. */
 static int stream_plain(lua_State *L) {

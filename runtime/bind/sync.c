@@ -10,8 +10,7 @@
 #define CHANNEL_TYPE "sluice.channel"
 #define PERMITS_MAX 1000000000
 
-/* ---- semaphore
- * ----------------------------------------------------------------------------------- */
+/* ---- semaphore ------------------------------------------------------------------------------- */
 
 static int new_semaphore(lua_State *L) {
   lua_Integer n = luaL_checkinteger(L, 1);
@@ -65,8 +64,7 @@ static int semaphore_available(lua_State *L) {
   return 1;
 }
 
-/* ---- channel
- * --------------------------------------------------------------------------------------- */
+/* ---- channel --------------------------------------------------------------------------------- */
 
 /* Items live in user value 1, a table used as a queue: items[first .. first + count - 1]. A sender
 ** that was woken owns a place (`promised`); a receiver that was woken owns an item (`claimed`). */

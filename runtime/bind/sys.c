@@ -29,8 +29,7 @@ static struct {
   bool ready;
 } sys;
 
-/* ---- plain facts
- * ----------------------------------------------------------------------------------- */
+/* ---- plain facts ----------------------------------------------------------------------------- */
 
 static int sys_env(lua_State *L) {
   lua_pushstring(L, getenv(luaL_checkstring(L, 1)));
@@ -95,8 +94,7 @@ static int sys_realpath(lua_State *L) {
 }
 
 /* core.stamp(path) -> a string that changes when the file does (another file under the name,
- *another
- ** size, another time of change to the nanosecond), or nil and why. */
+ ** another size, another time of change to the nanosecond), or nil and why. */
 static int sys_stamp(lua_State *L) {
   struct stat st;
   if (stat(luaL_checkstring(L, 1), &st) != 0) {
@@ -146,8 +144,7 @@ static int sys_libraries(lua_State *L) {
 }
 
 /* A random UUID (RFC 9562, version 4). From the system's generator, never from --seed: two runs
- *with
- ** the same seed must not share a request id. */
+ ** with the same seed must not share a request id. */
 static int sys_uuid(lua_State *L) {
   static unsigned char pool[1024];
   static size_t used = sizeof pool;
@@ -171,8 +168,7 @@ static int sys_uuid(lua_State *L) {
   return 1;
 }
 
-/* ---- guards
- * ------------------------------------------------------------------------------------------ */
+/* ---- guards ---------------------------------------------------------------------------------- */
 
 static void report(const char *text) {
   fprintf(stderr, "sluice: warning: %s\n", text);
@@ -191,8 +187,7 @@ static int sys_guard(lua_State *L) {
   return 0;
 }
 
-/* ---- signals
- * ----------------------------------------------------------------------------------------- */
+/* ---- signals --------------------------------------------------------------------------------- */
 
 static int64_t real_ms(void) { /* not the loop's clock, which may be virtual, or have stopped */
   struct timespec now;

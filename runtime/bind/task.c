@@ -160,8 +160,7 @@ static int spawn_service(lua_State *L) {
   return 1;
 }
 
-/* ---- handles of tasks
- * ---------------------------------------------------------------------------- */
+/* ---- handles of tasks ------------------------------------------------------------------------ */
 
 static int push_results(lua_State *L, struct task *t) {
   if (t->thread == NULL) return 0;
@@ -213,8 +212,7 @@ static int task_tostring(lua_State *L) {
   return 1;
 }
 
-/* ---- time
- * ------------------------------------------------------------------------------------------ */
+/* ---- time ------------------------------------------------------------------------------------ */
 
 static int sleep_k(lua_State *L, int status, lua_KContext ctx) {
   (void)L, (void)status, (void)ctx;
@@ -274,8 +272,7 @@ static int core_adopt(lua_State *L) {
   return lua_gettop(L);
 }
 
-/* ---- looking
- * ----------------------------------------------------------------------------------------- */
+/* ---- looking --------------------------------------------------------------------------------- */
 
 static int core_tasks(lua_State *L) {
   dump_push_tasks(L, bind_service_scope());

@@ -77,8 +77,7 @@ static int text_fields(lua_State *L) {
   return 0;
 }
 
-/* ---- templates
- * ----------------------------------------------------------------------------------- */
+/* ---- templates ------------------------------------------------------------------------------- */
 
 /* What stands around each value; the bytes are those of a Lua string in user value 1. */
 struct template {

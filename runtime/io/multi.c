@@ -182,8 +182,7 @@ static int close_socket(void *arg, curl_socket_t fd) {
   return close(fd);
 }
 
-/* ---- easy handles
- * -------------------------------------------------------------------------------- */
+/* ---- easy handles ---------------------------------------------------------------------------- */
 
 /* The bundle of certificate authorities, from the variables that curl, OpenSSL and Python's tools
 ** read; without one, libcurl's own default. */
@@ -280,8 +279,7 @@ void multi_remove(struct easy *e) {
   curl_multi_remove_handle(net.multi, e->curl);
 }
 
-/* ---- life
- * ---------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 int network_init(void) {
   if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) return -1;

@@ -34,8 +34,7 @@ size_t process_count(void) {
   return processes.count;
 }
 
-/* ---- pipes
- * ------------------------------------------------------------------------------------------ */
+/* ---- pipes ----------------------------------------------------------------------------------- */
 
 static void shut(struct process_pipe *pipe) {
   if (pipe->event != NULL) event_free(pipe->event);
@@ -190,8 +189,7 @@ void process_taken(struct process *p) {
   if (p->err.buf.len < PROCESS_AHEAD_MAX) watch(&p->err, true);
 }
 
-/* ---- the end
- * ---------------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 void process_signal(struct process *p, int signo) {
   /* The group's number cannot be another's: its leader is not reaped yet. */
@@ -326,8 +324,7 @@ static void on_exit_of_ours(void) {
   }
 }
 
-/* ---- the beginning
- * ---------------------------------------------------------------------------------- */
+/* ---- the beginning --------------------------------------------------------------------------- */
 
 /* Both ends above 2, whatever is closed: dup2 in the child must not overwrite one with the other.
  */

@@ -1,8 +1,7 @@
 /*
 ** Child processes: started without a shell, in a process group of their own, their pipes on the
-*loop.
-** Whoever started one is told through `notify`; a process that nobody wants any more is ended and
-** reaped all the same. Never calls Lua, never waits.
+** loop. Whoever started one is told through `notify`; a process that nobody wants any more is ended
+** and reaped all the same. Never calls Lua, never waits.
 */
 #ifndef SLUICE_IO_PROCESS_H
 #define SLUICE_IO_PROCESS_H

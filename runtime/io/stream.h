@@ -1,9 +1,7 @@
 /*
 ** A reply that is read while it arrives: a transfer whose body feeds an event parser. The reader
-*pulls
-** events; when it is slower than the wire, the transfer pauses (backpressure). A reply that is not
-*an
-** event stream (an error, a whole JSON answer) is collected in transfer.body instead.
+** pulls events; when it is slower than the wire, the transfer pauses (backpressure). A reply that
+** is not an event stream (an error, a whole JSON answer) is collected in transfer.body instead.
 */
 #ifndef SLUICE_IO_STREAM_H
 #define SLUICE_IO_STREAM_H

@@ -21,8 +21,7 @@ size_t transfer_count(void) {
   return active;
 }
 
-/* ---- request headers
- * ------------------------------------------------------------------------------ */
+/* ---- request headers ------------------------------------------------------------------------- */
 
 static struct curl_slist *slist(struct header_list *list) {
   return (struct curl_slist *)(void *)list;
@@ -71,8 +70,7 @@ static struct curl_slist *join_headers(struct transfer *t) {
   return slist(t->own);
 }
 
-/* ---- failing
- * -------------------------------------------------------------------------------------- */
+/* ---- failing --------------------------------------------------------------------------------- */
 
 static void set_failure(struct transfer *t, enum err_kind kind, const char *phase,
                         const char *format, ...) __attribute__((format(printf, 4, 5)));
@@ -162,8 +160,7 @@ static void set_curl_failure(struct transfer *t, CURLcode code) {
   }
 }
 
-/* ---- life
- * ------------------------------------------------------------------------------------------ */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void detach(struct transfer *t) {
   if (t->easy == NULL) return;
@@ -193,8 +190,7 @@ void transfer_on_done(struct transfer *t, CURLcode code) {
   end(t);
 }
 
-/* ---- timers
- * ---------------------------------------------------------------------------------------- */
+/* ---- timers ---------------------------------------------------------------------------------- */
 
 static int64_t plus(int64_t at, int64_t span) {
   return span <= 0 || at == LOOP_NEVER ? LOOP_NEVER : at + span;
@@ -293,8 +289,7 @@ void transfer_expect(struct transfer *t) {
   if (!t->done) arm(t);
 }
 
-/* ---- what comes in
- * ----------------------------------------------------------------------------------- */
+/* ---- what comes in --------------------------------------------------------------------------- */
 
 static size_t refuse(struct transfer *t, enum err_kind kind, const char *what, size_t max) {
   set_failure(t, kind, "body", "%s more than %zu bytes", what, max);
@@ -396,8 +391,7 @@ bool transfer_is_too_long(const struct transfer *t) {
   return strtoull(value, NULL, 10) > t->body.max; /* the line ends in CR or LF: no digit */
 }
 
-/* ---- starting and stopping
- * ------------------------------------------------------------------------------ */
+/* ---- starting and stopping ------------------------------------------------------------------- */
 
 void transfer_init(struct transfer *t) {
   memset(t, 0, sizeof *t);
@@ -527,9 +521,7 @@ void transfer_free(struct transfer *t) {
   t->message = NULL;
 }
 
-/* ---- URLs
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- URLs ------------------------------------------------------------------------------------ */
 
 static bool same_part(CURLU *a, CURLU *b, CURLUPart part) {
   char *x = NULL, *y = NULL;

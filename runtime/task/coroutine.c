@@ -296,8 +296,7 @@ int coroutine_close(lua_State *L) {
   return fail(L, false, status);
 }
 
-/* ---- set-up
- * -------------------------------------------------------------------------------------- */
+/* ---- set-up ---------------------------------------------------------------------------------- */
 
 void coroutine_init(lua_State *L) {
   static const char *const names[][3] = {

@@ -1,7 +1,6 @@
 /*
 ** base/answer: whole replies of providers, and near misses. As for deltas: yes must mean valid
-*JSON,
-** these values, and nothing else of meaning; a body cut off anywhere is a no.
+** JSON, these values, and nothing else of meaning; a body cut off anywhere is a no.
 */
 #include <stdlib.h>
 

@@ -1,9 +1,7 @@
 /*
 ** base/delta: the chunks of providers as they are on the wire, and near misses. Yes must mean:
-*valid
-** JSON, this text, this usage, and nothing else of meaning. Every cut of a plain chunk is a no; and
-*a
-** plain chunk is plain whatever white space stands between its tokens.
+** valid JSON, this text, this usage, and nothing else of meaning. Every cut of a plain chunk is a
+** no; and a plain chunk is plain whatever white space stands between its tokens.
 */
 #include <stdlib.h>
 

@@ -19,8 +19,7 @@ static char *copy_of(const char *s, size_t n) {
 }
 
 /* Learn from an event: its data is the line behind "data: ", its text begins `before` bytes into
-*the
-** event and is `text_len` long. */
+** the event and is `text_len` long. */
 static void learn_at(struct memo *m, const char *event, size_t n, size_t data_at, size_t data_len,
                      size_t text_at, size_t text_len) {
   char *raw = copy_of(event, n);

@@ -1,8 +1,7 @@
 /*
 ** base/scan: the grammar (tables, every truncation, random damage against a byte-at-a-time
 ** reference), walking, integers, escapes. Every text is put at the end of its own allocation, so
-*that
-** reading past it is seen, and also between white space, so that the fast paths are taken.
+** that reading past it is seen, and also between white space, so that the fast paths are taken.
 */
 #include <stdlib.h>
 

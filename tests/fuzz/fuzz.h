@@ -1,8 +1,7 @@
 /*
 ** What the fuzz targets share. Each defines LLVMFuzzerTestOneInput, which libFuzzer calls with
-*inputs
-** it makes up, and replay_main.c with the files of the corpus. REQUIRE is assert that cannot be
-** switched off.
+** inputs it makes up, and replay_main.c with the files of the corpus. REQUIRE is assert that cannot
+** be switched off.
 */
 #ifndef SLUICE_TESTS_FUZZ_H
 #define SLUICE_TESTS_FUZZ_H

@@ -1,7 +1,6 @@
 /*
 ** Whole replies: a yes is valid JSON, its text is valid UTF-8, its words lie in the body, its
-*counts
-** make sense; white space around the body changes nothing.
+** counts make sense; white space around the body changes nothing.
 */
 #include "base/answer.h"
 #include "base/utf8.h"

@@ -1,8 +1,8 @@
 /*
 ** Text deltas: a yes is valid JSON with a text that is valid UTF-8 and lies where it should; white
 ** space around the chunk changes nothing. And the shortcut of base/memo says what the full look
-*says:
-** the input is two chunks with a zero byte between them; the first is learnt, the second tried.
+** says: the input is two chunks with a zero byte between them; the first is learnt, the second
+** tried.
 */
 #include "base/delta.h"
 #include "base/utf8.h"

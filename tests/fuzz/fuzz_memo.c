@@ -1,7 +1,7 @@
 /*
 ** The shortcut for events that differ only in their text (base/memo, used as runtime/bind/stream.c
 ** does): whatever comes, and however it is cut, the deltas and events are those of the full
-*parsers.
+** parsers.
 **
 ** Input: one byte (protocol, seed of the cuts), then the stream.
 */

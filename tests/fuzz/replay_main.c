@@ -1,8 +1,7 @@
 /*
 ** Runs a fuzz target over the files given as arguments, so that the corpus is part of the ordinary
 ** tests and a crash can be looked at without clang. Also over every part of each file: a cut is
-*what
-** happens to inputs most.
+** what happens to inputs most.
 */
 #include "fuzz.h"
 
