@@ -4,7 +4,8 @@
 -- Reading order: PAGES, annotations.read, annotations.of.
 --
 -- A function is documented when lines of --- stand right above it. Tags: ---@param NAME[?] TYPE  ABOUT,
--- ---@return TYPE [NAME] [ABOUT]; the other lines are prose.
+-- ---@return TYPE [NAME] [ABOUT]; the other lines are prose. With a line that begins "For sluice's own modules"
+-- it is in no list: help(f) knows it, scripts should not.
 
 local annotations = {}
 
@@ -52,14 +53,20 @@ annotations.PAGES = {
   { "jsonl", "Writer", "writer", "What `sluice.jsonl.writer` returns." },
   { "pipeline", "pipeline", "sluice.pipeline", "Stages over a stream of items." },
   { "term", "term", "sluice.term", "What a terminal can show." },
+  { "term.markdown", "Markdown", "renderer", "What `sluice.term.markdown` returns." },
   { "task", "task", "sluice.task", "Structured concurrency." },
   { "http", "http", "sluice.http", "HTTP for what models do not cover." },
+  { "http", "Response", "response", "What `sluice.http.request` returns." },
+  { "http", "EventStream", "events", "What `sluice.http.stream` returns." },
   { "secret", "secret", "sluice.secret", "Values that do not show." },
   { "token", "token", "sluice.token", "Credentials that refresh themselves." },
   { "process", "process", "sluice.process", "Other programs." },
   { "process", "Result", "result", "What `sluice.process.run` returns." },
   { "process", "Child", "child", "What `sluice.process.stream` returns." },
   { "server", "server", "sluice.server", "An HTTP server." },
+  { "server", "Server", "server", "What `sluice.server.listen` returns." },
+  { "server", "Request", "req", "What a server's handler is asked." },
+  { "server", "Response", "res", "What a server's handler answers with." },
   { "chat", "Chat", "chat", "What `sluice.chat { … }` and `sluice.chat.load` return." },
   { "chat", "chat", "sluice.chat", "Conversations." },
   { "template", "Template", "template", "What `sluice.template \"…\"` and `sluice.template.file` return." },
@@ -94,6 +101,15 @@ function annotations.source(module)
   local text = file:read "a"
   file:close()
   return text
+end
+
+local OWN = "^For sluice's own modules"
+
+local function is_own(doc)
+  for _, line in ipairs(doc) do
+    if line:find(OWN) then return true end
+  end
+  return false
 end
 
 local parsed = {} -- module -> everything with lines of --- above it
@@ -156,7 +172,7 @@ function annotations.read(page)
   for _, f in ipairs(functions_of(page.module)) do
     local only = page.only and page.only[f.key]
     local name = only or page.shown .. (f.method and ":" or ".") .. f.key
-    local public = f.own == page.own and not f.key:find "^__" and (only or not page.only)
+    local public = f.own == page.own and not f.key:find "^__" and (only or not page.only) and not is_own(f.doc)
     if f.key == "new" and not only and page.own ~= "errors" then -- sluice.model { … } makes a model
       local short = page.shown:gsub("^sluice%.", "")
       name, public = "sluice." .. short, public and made[short]

@@ -69,6 +69,7 @@ end
 local SCAN_MAX = 64 << 10 -- bytes of a long text that are looked at
 
 --- The text without the secrets there are, for what is to be cut: half of one would not be known again.
+--- For sluice's own modules.
 ---@param s string
 ---@return string
 function errors.scrub(s)
@@ -97,6 +98,7 @@ end
 errors.one_line = one_line
 
 --- The standard words for an HTTP status, or nil.
+--- For sluice's own modules.
 ---@param status integer
 ---@return string?
 function errors.reason(status)

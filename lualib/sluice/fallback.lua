@@ -53,6 +53,24 @@ local function set_bounds(steps)
   end
 end
 
+---@alias sluice.Rule fun(req: sluice.Request, why: sluice.Why): any, sluice.Request?
+
+---@class sluice.FallbackStep
+---@field [1] sluice.Model|sluice.Fallback|sluice.Rules|sluice.Rule
+---@field after? number        seconds
+---@field on? (sluice.Kind|"slow"|"declined"|"context_length")[]
+---@field bigger? boolean
+---@field check? fun(reply: sluice.Reply): boolean?, string?
+---@field hold? integer        characters
+---@field name? string
+
+---@class sluice.FallbackChain
+---@field [integer] sluice.FallbackStep|sluice.Model|sluice.Fallback|sluice.Rules|sluice.Rule
+---@field rescue? fun(req: sluice.Request, err: sluice.Error): any
+---@field check? fun(reply: sluice.Reply): boolean?, string?
+---@field hold? integer
+---@field name? string
+
 --- A chain. Steps are models, chains, functions, or tables { model, … } with these fields:
 ---   after    seconds without first content until the next step starts, too; the first to answer wins
 ---   on       enter the step only for these reasons: kinds of errors, "slow", "declined", "context_length"
@@ -62,7 +80,7 @@ end
 ---   name     what the step is called in replies
 --- Beside the steps: `rescue(req, err)`, asked once when a stream breaks after text was delivered, and
 --- `check`, `hold` for all steps, `name`.
----@param chain table
+---@param chain sluice.FallbackChain|sluice.FallbackStep[]
 ---@return sluice.Fallback
 function Fallback.new(chain)
   if type(chain) ~= "table" then
@@ -154,6 +172,7 @@ end
 
 --- As a step that is started for the slowness of another: its own first step is what will be asked, and
 --- paid for. See sluice.Model:pay_hedge.
+--- For sluice's own modules.
 ---@return number?
 function Fallback:pay_hedge()
   return step.pay(self.steps[1].target)

@@ -185,12 +185,22 @@ function Response:__tostring()
   return ("response %d of %d bytes from %s"):format(self.status, #self.body, (self.url:gsub("[?#].*$", "")))
 end
 
+---@class sluice.HttpOptions
+---@field url string
+---@field method? string       GET, or POST with a body
+---@field headers? table<string, string|sluice.Secret>
+---@field body? string
+---@field json? any            the body, encoded
+---@field timeout? { connect?: number, first_token?: number, idle?: number, total?: number }  seconds
+---@field redirects? integer   5
+---@field max_body? integer    bytes, 64 MiB
+
 --- One request. Options: url, method (GET, or POST with a body), headers (values: strings or
 --- secrets), body or json, timeout = { connect = 3, first_token = as idle, idle = 30, total = 60 } seconds,
 --- redirects (5; 0 returns the redirect itself), max_body (64 MiB).
 --- Raises `network`, `timeout`, `protocol`; any status is returned.
 ---@async
----@param opts string|table  a URL, or options
+---@param opts string|sluice.HttpOptions  a URL, or options
 ---@return sluice.Response
 function http.request(opts)
   local where = "sluice.http.request"
@@ -228,6 +238,7 @@ function EventStream:events()
   return next_event, self, nil, self
 end
 
+--- Closes the connection. Closing twice does nothing.
 function EventStream:close()
   self.handle:close()
 end
@@ -238,7 +249,7 @@ EventStream.__close = EventStream.close
 --- unless one is given. Raises `protocol` when the answer is not an event stream; `status` of the
 --- error tells what came instead.
 ---@async
----@param opts string|table
+---@param opts string|sluice.HttpOptions
 ---@return sluice.EventStream
 function http.stream(opts)
   local where = "sluice.http.stream"

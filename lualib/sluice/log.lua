@@ -36,6 +36,7 @@ for name in ([[authorization proxyauthorization cookie setcookie apikey xapikey 
 end
 
 --- Is this the name of a field that holds a credential?
+--- For sluice's own modules.
 ---@param name any
 ---@return boolean
 function log.is_secret(name)
@@ -210,6 +211,7 @@ local function admit(body)
 end
 
 --- The run is over: tells what was held back, and gives a slow reader a last moment.
+--- For sluice's own modules.
 function log.finish()
   tell_repeats(math.huge)
   sink.finish()
@@ -272,6 +274,7 @@ function log.enabled(level)
 end
 
 --- What happens to a call, from the library: not while a timeline is kept, which tells it all.
+--- For sluice's own modules.
 ---@param level "debug"|"info"|"warn"
 ---@param message string
 ---@param fields table<string, any>
@@ -294,12 +297,15 @@ end
 
 local CONFIGURE = { level = true, format = true, write = true, file = true }
 
+---@class sluice.LogOptions
+---@field level? "debug"|"info"|"warn"|"error"
+---@field format? "text"|"json"
+---@field write? fun(line: string)|false  gets whole lines without a newline, in place of stderr
+---@field file? string|false              a path that they are appended to; false gives stderr back
+
 --- Sets how lines are written; what is absent stays. The command line does so for --log-level, --log-format
---- and --log-file.
----@param o { level?: "debug"|"info"|"warn"|"error", format?: "text"|"json", write?: fun(line: string)|false,
----  file?: string|false }
----   `write` gets whole lines without a newline, in place of stderr; `file` is a path that they are appended to;
----   false gives stderr back. Raises when the file cannot be opened
+--- and --log-file. Raises when the file cannot be opened.
+---@param o sluice.LogOptions
 function log.configure(o)
   for key in pairs(o) do
     if not CONFIGURE[key] then error(("log.configure: unknown option '%s'"):format(tostring(key)), 2) end

@@ -614,6 +614,7 @@ end
 --- Pays for a hedge to this model: hedges draw on the same account as retries, so that a provider in
 --- trouble is not asked twice by everybody. Returns what was taken, for `paid` in the call's options,
 --- or nil: start no hedge now.
+--- For sluice's own modules.
 ---@return number?
 function Model:pay_hedge()
   local quota = self.quota

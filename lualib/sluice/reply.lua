@@ -69,6 +69,7 @@ function Reply:__tostring()
 end
 
 --- The provider's request id from a response's or a stream's headers, or nil.
+--- For sluice's own modules.
 ---@param response { header: fun(self, name: string): string? }
 ---@return string?
 function Reply.request_id_of(response)
@@ -80,6 +81,7 @@ function Reply.request_id_of(response)
 end
 
 --- The entry of `attempts` for the attempt that answered, from a reply whose times are that one's.
+--- For sluice's own modules.
 ---@param reply sluice.Reply
 ---@param waited? number  seconds before it was sent
 ---@return sluice.Attempt

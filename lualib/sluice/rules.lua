@@ -145,6 +145,7 @@ function Rules:stream(req, opts)
 end
 
 --- For a chain these rules are a step of: as a model's.
+--- For sluice's own modules.
 ---@return number?
 function Rules:pay_hedge()
   return self.chain:pay_hedge()

@@ -75,6 +75,7 @@ function schema.copy(value)
 end
 
 --- Puts the schema's defaults where the value says nothing; in place.
+--- For sluice's own modules.
 ---@param part table  a JSON Schema
 ---@param value any
 ---@return any value
@@ -107,6 +108,7 @@ end
 
 --- Brings what a model wrote to what was meant, in place: null for a field that may be missing and is not
 --- null is the same as missing it (it is how OpenAI's strict mode says so), and defaults are put in.
+--- For sluice's own modules.
 ---@param part table  a JSON Schema
 ---@param value any
 ---@return any value

@@ -222,6 +222,8 @@ function Server:load()
   return self.listener:load()
 end
 
+--- Has it been closed?
+---@return boolean
 function Server:closed()
   return self.listener:closed()
 end
@@ -235,14 +237,25 @@ end
 local server = {}
 
 --- The options of `listen`, for those who pass them on.
+--- For sluice's own modules.
 server.SPEC = SPEC
+
+---@class sluice.ServerOptions
+---@field handler fun(req: sluice.server.Request, res: sluice.server.Response)
+---@field address? string          "127.0.0.1"
+---@field port? integer            0: the system chooses
+---@field max_connections? integer
+---@field max_body? integer        bytes
+---@field header_timeout? number   seconds
+---@field idle_timeout? number     seconds
+---@field on_error? fun(err: any, req: sluice.server.Request)
 
 --- Starts a server. It belongs to the innermost task group and is closed when that ends.
 --- Options: handler (required), address "127.0.0.1", port 0, max_connections 16384 (more are refused
 --- with 503), max_body 32 MiB (413), header_timeout 30 s to send a whole request, idle_timeout 75 s,
 --- on_error(err, req) instead of a line and a traceback on stderr.
 --- Raises `network` when the address cannot be had.
----@param opts table
+---@param opts sluice.ServerOptions
 ---@return sluice.Server
 function server.listen(opts)
   local where = "sluice.server.listen"

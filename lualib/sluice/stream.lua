@@ -298,6 +298,7 @@ end
 
 --- From now on the stream settles what it was charged, when its end is known. Before the commit the
 --- call does.
+--- For sluice's own modules.
 ---@param charge sluice.Charge
 function Stream:settles(charge)
   self.charge = charge
@@ -320,6 +321,7 @@ end
 
 --- Reads up to the first content, so that whatever fails before it can still be retried: returns that
 --- failure. An answer that ends without content is committed too.
+--- For sluice's own modules.
 ---@async
 ---@return sluice.Error?
 function Stream:commit()
@@ -333,6 +335,7 @@ function Stream:commit()
 end
 
 --- A whole answer that came where a stream was asked for. Returns what it fails with.
+--- For sluice's own modules.
 ---@param deltas sluice.Delta[]
 ---@return sluice.Error?
 function Stream:take_whole(deltas)

@@ -7,9 +7,6 @@ local annotations = require "sluice.annotations"
 
 local stubs = {}
 
--- Modules whose classes are named by public functions, beside those that have pages.
-local TYPES = { "assemble", "policy.breaker", "policy.outcome", "policy.call", "structured", "transform.core" }
-
 --- Blocks of --- that stand for themselves: classes with fields, aliases. Returns them in order, and which
 --- class belongs to which local table.
 local function classes_of(text)
@@ -92,6 +89,63 @@ local function put_page(out, facade, page, owners, done)
   end
 end
 
+local TYPED = { param = true, ["return"] = true, field = true, type = true, class = true, overload = true,
+  alias = true }
+
+--- The types that a text names in its annotations but does not define, and that `known` does not have.
+local function missing_in(text, known)
+  local defined, list, seen = {}, {}, {}
+  for tag, name in text:gmatch "\n%-%-%-@(%a+)%s+([%w_.]+)" do
+    if tag == "class" or tag == "alias" then defined[name] = true end
+  end
+  for tag, rest in text:gmatch "\n%-%-%-@(%a+)([^\n]*)" do
+    for name in (TYPED[tag] and rest or ""):gmatch "%f[%w_]sluice%.[%w_.]*[%w_]" do
+      if known[name] and not defined[name] and not seen[name] then
+        seen[name] = true
+        list[#list + 1] = name
+      end
+    end
+  end
+  table.sort(list)
+  return list
+end
+
+--- Every class and alias of the library's own modules -> the block that defines it.
+local function definitions()
+  local known = {}
+  for _, module in ipairs(require "sluice.core.library".names()) do
+    if module:find "^sluice[.%w_]*$" then
+      local blocks, owners = classes_of(annotations.source(module) or "")
+      for _, block in pairs(owners) do blocks[#blocks + 1] = block end
+      for _, block in ipairs(blocks) do
+        for tag, name in block:gmatch "%-%-%-@(%a+)%s+([%w_.]+)" do
+          if tag == "class" or tag == "alias" then known[name] = block end
+        end
+      end
+    end
+  end
+  return known
+end
+
+--- What is named but defined by no page, and what that names.
+local function rest_of(text)
+  local known, out = definitions(), {}
+  for _, module in ipairs(require "sluice.core.library".names()) do -- they name some, too
+    if module:find "^meta%.sluice%." then text = text .. "\n" .. annotations.source(module) end
+  end
+  local list = missing_in(text, known)
+  while #list > 0 do
+    for _, name in ipairs(list) do
+      if not text:find("\n" .. known[name] .. "\n", 1, true) then
+        out[#out + 1] = known[name] .. "\n"
+        text = text .. "\n" .. known[name] .. "\n"
+      end
+    end
+    list = missing_in(text, known)
+  end
+  return table.concat(out, "\n")
+end
+
 --- What `require "sluice"` gives.
 local function main()
   local out, facade, done, seen = {}, { fields = {}, functions = {} }, {}, {}
@@ -102,13 +156,6 @@ local function main()
     local blocks
     blocks, owners[module] = classes_of(annotations.source("sluice." .. module) or "")
     for _, block in ipairs(blocks) do out[#out + 1] = block .. "\n" end
-  end
-  for _, module in ipairs(TYPES) do
-    take(module)
-    local blocks = {}
-    for _, block in pairs(owners[module]) do blocks[#blocks + 1] = block .. "\n" end
-    table.sort(blocks) -- the same text each time
-    table.move(blocks, 1, #blocks, #out + 1, out)
   end
   for _, page in ipairs(annotations.pages()) do
     take(page.module)
@@ -124,7 +171,8 @@ local function main()
   for _, pair in ipairs(facade.functions) do put_function(out, "sluice", { doc = pair[2].doc, args = pair[2].args },
     pair[1]) end
   out[#out + 1] = "return sluice\n"
-  return table.concat(head, "\n") .. "\n" .. table.concat(out, "\n")
+  local text = table.concat(out, "\n")
+  return table.concat(head, "\n") .. "\n" .. rest_of("\n" .. text) .. "\n" .. text
 end
 
 --- Every file: { name, text }, the main one first.

@@ -11,6 +11,7 @@ local DEPTH_MAX = 64
 local tokens = { IMAGE = IMAGE }
 
 --- Tokens of so many bytes of text.
+--- For sluice's own modules.
 ---@param bytes integer
 ---@return integer
 function tokens.of_bytes(bytes)
@@ -18,6 +19,7 @@ function tokens.of_bytes(bytes)
 end
 
 --- Tokens of a request's finished body: JSON text, in which an image is a long run of base64.
+--- For sluice's own modules.
 ---@param body string
 ---@return integer
 function tokens.of_body(body)

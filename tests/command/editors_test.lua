@@ -42,6 +42,38 @@ T.test("types: stubs that are Lua, and settings", function(t)
   t.match(T.read(dir .. "/.luarc.json"), '"workspace.library": %[".sluice/types"%]')
 end)
 
+T.test("types: every type that is named is defined, once; nothing that is sluice's own is shown", function(t)
+  local dir = T.tmpdir()
+  t.eq(sluice({ "types", dir }).code, 0)
+  local text = "\n" .. T.read(dir .. "/.sluice/types/sluice.lua")
+  local page = T.read "docs/api.md"
+  for name in io.popen("ls " .. dir .. "/.sluice/types/core"):lines() do
+    text = text .. "\n" .. T.read(dir .. "/.sluice/types/core/" .. name)
+  end
+  local defined, named = {}, 0
+  for tag, name in text:gmatch "\n%-%-%-@(%a+)%s+([%w_.]+)" do
+    if tag == "class" or tag == "alias" then defined[name] = (defined[name] or 0) + 1 end
+  end
+  for tag, rest in text:gmatch "\n%-%-%-@(%a+)%s+([^\n]*)" do
+    local kind = rest
+    if tag == "param" or tag == "field" then kind = rest:match "^%S+%s+(.*)$" or "" end
+    kind = kind:gsub("%s%s+.*$", "") -- words about it follow two blanks
+    if tag == "param" or tag == "field" or tag == "return" or tag == "type" then
+      for name in kind:gmatch "%f[%w_]sluice%.[%w_.]*%u[%w_]*" do
+        named = named + 1
+        t.ok(defined[name], name .. " is named, but not defined")
+      end
+    end
+  end
+  t.ok(named > 200, named .. " types are named")
+  for _, name in ipairs { "ToolStream", "Response", "EventStream", "Server", "Why", "HttpOptions", "FallbackChain" } do
+    t.eq(defined["sluice." .. name], 1, name)
+  end
+  for _, name in ipairs { "pay_hedge", "take_whole", "request_id_of", "log.is_secret" } do
+    t.ok(not page:find(name, 1, true), name .. " is in the reference")
+  end
+end)
+
 T.test("types: again changes nothing; settings of one's own are left as they are", function(t)
   local dir = T.tmpdir()
   t.eq(sluice({ "types", dir }).code, 0)
