@@ -98,12 +98,17 @@ end
 
 -- Models, failures, fallbacks -------------------------------------------------------------------------
 
+--- Of calls that cost nothing because nothing was generated there is nothing to say.
+local function cost_of(money)
+  return next(money.amounts) == nil and money.unknown == 0 and "–" or text(tostring(money))
+end
+
 local function add_models(out, a)
   local rows = {}
   for i, m in ipairs(a:list "model") do
     rows[i] = { text(m.name), whole(m.calls), m.failed > 0 and ('<span class="bad">%s</span>'):format(whole(m.failed))
       or "0",
-      whole(m.input), whole(m.output), text(tostring(m.money)), at(m.duration, 0.5), at(m.duration, 0.95) }
+      whole(m.input), whole(m.output), cost_of(m.money), at(m.duration, 0.5), at(m.duration, 0.95) }
   end
   if #rows == 0 then return end
   add(out, "<section><h2>Models</h2>\n")

@@ -30,7 +30,7 @@ th,td{text-align:left;padding:5px 14px 5px 0;border-bottom:1px solid var(--line)
 th{color:var(--soft);font-weight:600;font-size:13px;white-space:nowrap}
 .n+td,.n+th:not(.n){padding-left:28px}tr:last-child td,tr:last-child th[scope=row]{border-bottom:0}
 th[scope=row]{color:var(--ink);font-size:14px;
-font-weight:500;white-space:normal;overflow-wrap:anywhere}
+font-weight:500;white-space:normal;overflow-wrap:anywhere;min-width:150px}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 svg{display:block;width:100%;height:auto;font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 svg text{fill:var(--soft)}.grid{stroke:var(--grid);stroke-width:1}.axis{stroke:var(--line);stroke-width:1}

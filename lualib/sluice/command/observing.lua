@@ -96,7 +96,7 @@ end
 
 local function ended(code)
   if require "sluice.core.task".is_cancelled() then return "interrupted" end
-  return code == 0 and "ok" or "failed"
+  return (code or 0) == 0 and "ok" or "failed"
 end
 
 local function start_account(opts)
