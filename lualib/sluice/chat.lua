@@ -30,7 +30,7 @@ end
 local SPEC = options.spec {
   model = { required = true, check = is_model, expected = "a model, a fallback, or 'provider/model'" },
   system = { type = { "string", "list" } },
-  tools = { type = "list" },
+  tools = { type = "list", expected = "a list of tools, { tool, … }" },
   history_tokens = { type = "integer", min = 1 },
   rounds = Rounds.SPEC.entries.rounds,
   concurrency = Rounds.SPEC.entries.concurrency,
@@ -323,7 +323,9 @@ function Chat:save(path)
     system = self.system, history_tokens = self.history_tokens, messages = messages }, 0))
   if not ok then options.raise("chat:save: " .. tostring(text):gsub("^json: ", "")) end
   local written, why = file.write(path, text .. "\n")
-  if not written then options.raise(("chat:save: cannot write '%s': %s"):format(path, why)) end
+  if not written then
+    options.raise(("chat:save: cannot write '%s': %s"):format(path, require "sluice.files.missing".explain(path, why)))
+  end
 end
 
 local function broken(path, why)

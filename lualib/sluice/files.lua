@@ -16,6 +16,7 @@ local MAX = { type = "integer", min = 1 }
 local SPECS = {
   read = options.spec { max = MAX },
   write = options.spec {},
+  make_folder = options.spec {},
   text = options.spec { max = MAX, raw = { type = "boolean" } },
   image = options.spec { max = MAX, detail = { type = "string", enum = { "low", "high", "auto" } } },
   glob = options.spec { max = MAX, hidden = { type = "boolean" } },
@@ -177,7 +178,18 @@ function files.write(path, bytes)
     options.raise("sluice.files.write: argument 2 must be a string, got " .. options.got(bytes))
   end
   local ok, why = core.replace(path, bytes)
-  if not ok then fail("write", path, why) end
+  if not ok then fail("write", path, require "sluice.files.missing".explain(path, why)) end
+end
+
+--- Makes a folder, and those above it that are missing; one that is there stays as it is. Nothing else in
+--- sluice makes folders by itself: a name that was mistyped is an error.
+---@param path string
+---@return string path  the same, so that it can be used at once
+function files.make_folder(path)
+  check("make_folder", path)
+  local ok, why = require "sluice.files.missing".make(path)
+  if not ok then fail("make_folder", path, why) end
+  return path
 end
 
 --- "file", "folder" or "other" (a device, a pipe); nil when nothing is there.

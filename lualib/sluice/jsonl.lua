@@ -70,10 +70,11 @@ end
 
 --- `for row, n in jsonl.read "data.jsonl" do`: each line decoded, and its number. Blank lines are passed
 --- over. A line that is no JSON, or longer than `max` (16 MiB), raises "data.jsonl:17: …"; with
---- on_error(n, message) it is reported there and left out. "-" reads stdin. A path is closed at the end of
---- the loop, however it is left; a file that was open stays open.
+--- on_error(n, message, line) it is reported there and left out (`line` is nil for one that is too long).
+--- "-" reads stdin. A path is closed at the end of the loop, however it is left; a file that was open stays
+--- open.
 ---@param file string|file*
----@param opts? { max?: integer, on_error?: fun(n: integer, message: string) }
+---@param opts? { max?: integer, on_error?: fun(n: integer, message: string, line?: string) }
 ---@return fun(): any, integer
 function jsonl.read(file, opts)
   opts = options.check("sluice.jsonl.read", opts or {}, READ)
@@ -84,8 +85,8 @@ function jsonl.read(file, opts)
     if own and io.type(handle) == "file" then handle:close() end
     next_line = function() return nil end
   end
-  local function bad(message)
-    if on_error then return on_error(n, message) end
+  local function bad(message, line)
+    if on_error then return on_error(n, message, line) end
     close()
     error(("%s:%d: %s"):format(shown, n, message), 0)
   end
@@ -104,7 +105,8 @@ function jsonl.read(file, opts)
         local ok, row = pcall(json.decode, line)
         if ok then return row, n end
         if not tostring(row):find "^json: " then error(row, 0) end -- no fault of the line: no memory, say
-        bad(("not JSON: %s: %s"):format(tostring(row):gsub("^json: ", ""), errors.one_line(line, EXCERPT)))
+        bad(("not JSON: %s: %s"):format(tostring(row):gsub("^json: ", ""), errors.one_line(line, EXCERPT)),
+          line)
       end
     end
   end
@@ -154,6 +156,10 @@ local function put(self, text)
   if not ok then error(("sluice.jsonl.writer: %s: %s"):format(self.path, why), 0) end
 end
 
+local function cannot_write(path, why)
+  options.raise("sluice.jsonl.writer: " .. require "sluice.files.missing".explain(path, why))
+end
+
 --- A writer that appends rows to a file; with fresh = true the file begins anew. Each row is on its way
 --- to the disk when `write` returns, in one piece, so that a program that is killed leaves whole lines, and
 --- several tasks or processes may write to one file. `local out <close> = jsonl.writer "out.jsonl"`.
@@ -168,11 +174,11 @@ function jsonl.writer(path, opts)
   local open_line = not opts.fresh and core.kind(path) == "file" and ends_open(path)
   if opts.fresh then -- emptied first: only a file opened for appending takes each row in one piece
     local file, why = io.open(path, "wb")
-    if not file then options.raise("sluice.jsonl.writer: " .. why) end
+    if not file then cannot_write(path, why) end
     file:close()
   end
   local file, why = io.open(path, "ab")
-  if not file then options.raise("sluice.jsonl.writer: " .. why) end
+  if not file then cannot_write(path, why) end
   file:setvbuf "no" -- each write goes out as one
   local self = setmetatable({ path = path, file = file, count = 0 }, Writer)
   if open_line then put(self, "\n") end

@@ -337,7 +337,9 @@ function Transformable:tee(file)
   local out, shown = file, own and file or "the file"
   if own then
     local opened, why = io.open(file, "wb")
-    if not opened then options.raise("stream:tee: cannot write " .. why) end
+    if not opened then
+      options.raise("stream:tee: cannot write " .. require "sluice.files.missing".explain(file, why))
+    end
     out = opened
   end
   local function write(text)

@@ -40,7 +40,6 @@ for i = 2, #blocks do
   if block:find "%-%->" then
     T.test(("block %d: %s"):format(i, block:match "[^\n]*"), function(t)
       local folder, answer = T.tmpdir(), nil
-      assert(os.execute("mkdir -p " .. folder .. "/notes"))
       for _, case in ipairs(ANSWERS) do
         answer = answer or block:find(case[1]) and case[2]
       end

@@ -195,8 +195,20 @@ T.test("write: the mode stays, a link stays, nothing is left beside", function(t
   t.eq(files.glob(at "w/**", { hidden = true }), { at "w/a", at "w/fresh", at "w/link" })
 end)
 
+T.test("make_folder: with those above it, twice, and what cannot be", function(t)
+  t.eq(files.make_folder(at "made/deep/er"), at "made/deep/er")
+  t.eq(files.make_folder(at "made/deep//er/"), at "made/deep//er/")
+  files.write(at "made/deep/er/x", "1")
+  t.eq(files.glob(at "made/**/*"), { at "made/deep/er/x" })
+  t.raises("make_folder: .*/er/x: it is there, and it is no folder$", files.make_folder, at "made/deep/er/x")
+  t.raises("make_folder: .*/er/x/y: '.*/er/x': it is there, and it is no folder$", files.make_folder,
+    at "made/deep/er/x/y")
+  t.raises("argument 1 must be a path, got nothing", files.make_folder)
+end)
+
 T.test("write: what cannot be", function(t)
-  t.raises("sluice.files.write: .*/none/x: No such file", files.write, at "none/x", "")
+  t.raises("sluice.files.write: .*/none/x: No such file or directory: there is no folder '.*/none'; "
+    .. "sluice.files.make_folder makes it$", files.write, at "none/x", "")
   t.raises("Is a directory", files.write, folder, "")
   t.raises("argument 2 must be a string, got nothing", files.write, at "x")
   t.eq(files.kind(folder), "folder")

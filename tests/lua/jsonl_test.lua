@@ -37,7 +37,10 @@ T.test("a bad line raises with file and line, or is reported and left out", func
   local path = put '1\n{"a":\n3\n'
   t.raises("in%.jsonl:2: not JSON: .*: {\"a\":$", read, path)
   local bad = {}
-  t.eq(read(path, { on_error = function(n, message) bad[#bad + 1] = n .. message end }), { { 1, 1 }, { 3, 3 } })
+  t.eq(read(path, { on_error = function(n, message, line)
+    bad[#bad + 1] = n .. message
+    t.ok(message:find(line, 1, true), "the line itself")
+  end }), { { 1, 1 }, { 3, 3 } })
   t.eq(#bad, 1)
   t.match(bad[1], "^2not JSON")
 end)

@@ -61,7 +61,11 @@ request.SPEC = options.spec({
 function request.check(where, req)
   if type(req) == "string" and req ~= "" then return { prompt = req } end
   if type(req) == "string" then req = { prompt = req } end
-  if type(req) == "table" and req.stream ~= nil then
+  if type(req) ~= "table" then
+    options.raise(("%s: expected a text, or a table of fields (prompt, system, messages, …), got %s"):format(where,
+      options.got(req)))
+  end
+  if req.stream ~= nil then
     options.raise(("%s: field 'stream' is not a request's to set: call model:stream"):format(where))
   end
   options.check(where, req, request.SPEC)
