@@ -34,6 +34,7 @@ local FREE = { input = 0, output = 0 }
 
 local prices = {
   ["mock/*"] = FREE,
+  ["cache/*"] = FREE, -- what sluice.cache kept
   ["ollama/*"] = FREE,
   ["anthropic/claude-opus-5"] = { input = 5, cached = 0.5, output = 25 },
   ["anthropic/claude-opus-4-5*"] = { input = 5, cached = 0.5, output = 25 },

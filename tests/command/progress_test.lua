@@ -110,4 +110,14 @@ T.test("no terminal, a dumb one, --quiet", function(t)
   end
 end)
 
+T.test("in the REPL nothing is drawn: the line belongs to the prompt", function(t)
+  local prompt = "\27[?2004h> "
+  local r = C.run({ C.sluice, "repl" }, { pty = "in,out,err", env = { TERM = "xterm", NO_COLOR = "1",
+    XDG_STATE_HOME = T.tmpdir() }, steps = { { expect = prompt },
+    { send = 'sluice.task.map({ 1, 2 }, function() sluice.task.sleep(0.3) end, { progress = "work" })\r' },
+    { expect = "work: 2 done in" }, { expect = prompt }, { send = "\4" } } })
+  t.eq({ r.code, r.unmet }, { 0, nil })
+  t.ok(not r.stdout:find("work  ", 1, true), r.stdout)
+end)
+
 T.done()

@@ -18,9 +18,11 @@ local at_start = true    -- the cursor is in the first column, but for the line
 local real               -- what print, io.write and file:write are without this, while it is in use
 local ours = {}
 
---- May a line be drawn? Only on a terminal that can erase one.
+--- May a line be drawn? Only on a terminal that can erase one, and that no prompt has for itself.
 ---@return boolean
 function screen.usable()
+  local sink = package.loaded["sluice.log.sink"]
+  if sink and sink.above then return false end -- the REPL's: what is said stands above what is being typed
   local name = sys.env "TERM"
   return sys.isatty(STDERR) and name ~= nil and name ~= "dumb"
 end
