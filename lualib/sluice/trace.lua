@@ -14,19 +14,6 @@ local trace = {}
 
 local running ---@type { form: table, sink: sluice.TraceSink }?
 
-local watching = false
-
---- os.exit leaves at once: what is in memory is written before.
-local function watch_exit()
-  if watching then return end
-  watching = true
-  local exit = os.exit
-  function os.exit(...) -- luacheck: ignore 122
-    pcall(trace.stop)
-    return exit(...)
-  end
-end
-
 --- Begins to write. A name that ends in ".otlp.json" or ".otlp.jsonl" gets OTLP spans, one document a
 --- line; any other the Chrome trace event format. Only one trace at a time.
 ---@param path string
@@ -41,7 +28,6 @@ function trace.start(path)
   local mine = { form = form, sink = sink }
   running = mine
   observe.subscribe(form)
-  watch_exit()
   sink:flush() -- the head: a reader of the file has something from the start
   core.service(function()
     while running == mine do

@@ -113,11 +113,27 @@ local function start_mock(opts)
   return mock.url
 end
 
+-- os.exit leaves at once: what the end of a run writes and tells is written and told before. Not what unwinding
+-- closes: that is the script's own, and Lua's os.exit leaves it be.
+local function conclude_on_exit(opts)
+  local exit, concluded = os.exit, false
+  function os.exit(code, ...) -- luacheck: ignore 122
+    if not concluded then
+      concluded = true
+      sys.guard {} -- the ceilings were the script's
+      pcall(script.conclude, opts, (code == nil or code == true) and EXIT.ok or math.tointeger(code)
+        or EXIT.raised)
+    end
+    return exit(code, ...)
+  end
+end
+
 --- Does what the options ask for before a script runs.
 ---@param opts table
 ---@return boolean ok false when it could not be done; the reason has been printed, exit with EXIT.start
 function script.prepare(opts)
   script.set_guards(opts)
+  conclude_on_exit(opts)
   if not configure_log(opts) then return false end
   if opts.quiet then require "sluice.progress".off = true end
   if opts.gc_stress then stress_collector() end
