@@ -78,6 +78,12 @@ local function check_url(where, base, url)
   return resolved, same_or_why
 end
 
+local function encode(value)
+  local ok, text = pcall(json.encode, value)
+  if ok then return text end
+  error(type(text) == "string" and text:gsub("^json: ", "") or text, 0)
+end
+
 --- Everything a request needs, checked.
 local function read(where, opts)
   if type(opts) == "string" then opts = { url = opts } end
@@ -88,7 +94,7 @@ local function read(where, opts)
   local call = options.fill(opts, SPEC)
   call.extra = { ["User-Agent"] = "sluice/" .. sys.version }
   if opts.json ~= nil then
-    call.body = json.encode(opts.json)
+    call.body = options.blame(where .. ": option 'json'", encode, opts.json)
     call.extra["Content-Type"] = "application/json"
   elseif opts.body then
     call.extra["Content-Type"] = "application/octet-stream"
@@ -101,15 +107,15 @@ local function read(where, opts)
   return call
 end
 
-local function endpoint(call, url, keep_credentials)
+local function endpoint(where, call, url, keep_credentials)
   local timeout = call.timeout
-  return core.endpoint {
+  return options.blame(where, core.endpoint, {
     method = call.method, url = url,
     headers = header_list(call.headers, call.extra, keep_credentials),
     connect = timeout.connect, first = timeout.first_token or timeout.idle,
     idle = timeout.idle,
     body_max = call.max_body or BODY_MAX,
-  }
+  })
 end
 
 local function raise_failure(call, kind, phase, message, elapsed)
@@ -129,7 +135,7 @@ local function follow(where, call, total, send)
   for hops = 0, limit do
     call.shown = url:gsub("[?#].*$", ""):gsub("//[^/@]*@", "//")
     local left = total and total > 0 and math.max(total - (now() - started), 1e-6) or nil
-    local answer, kind, phase, message, elapsed = send(endpoint(call, url, keep), call.body, left)
+    local answer, kind, phase, message, elapsed = send(endpoint(where, call, url, keep), call.body, left)
     if not answer then
       if phase == "total" then message = ("not finished within %.3g s (timeout.total)"):format(total) end
       raise_failure(call, kind, phase, message, hops > 0 and now() - started or elapsed)

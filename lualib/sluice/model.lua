@@ -224,7 +224,7 @@ local function credential(self)
 end
 
 --- An endpoint for requests of this form; made once for each.
-local function endpoint_for(self, request, streaming)
+local function endpoint_for(self, where, request, streaming)
   local names = {}
   for name in pairs(request.headers or {}) do names[#names + 1] = name end
   table.sort(names)
@@ -252,7 +252,7 @@ local function endpoint_for(self, request, streaming)
   for name, text in pairs(self.spoken.headers or {}) do add(name, text) end
   add("User-Agent", "sluice/" .. sys.version)
   local timeout = self.timeout
-  endpoint = (self.transport or http.endpoint) {
+  endpoint = options.blame(where, self.transport or http.endpoint, {
     method = request.method or "POST",
     url = request.url or providers.join(self.base, request.path),
     headers = headers,
@@ -260,7 +260,7 @@ local function endpoint_for(self, request, streaming)
     total = timeout.total or (streaming and STREAM_TOTAL or ASK_TOTAL),
     min_rate = streaming and timeout.min_rate or nil, min_rate_over = timeout.min_rate_over,
     receive_buffer = self.receive_buffer,
-  }
+  })
   if not self.transport then under_way[endpoint] = { self.opts.provider, self.opts.model } end
   if changing[1] and not self.transport then
     endpoint = authorized.new(endpoint, changing, timeout.total or (streaming and STREAM_TOTAL or ASK_TOTAL))
@@ -302,20 +302,20 @@ local function prepare(self, where, req, streaming)
     local template = self.templates[streaming]
     if template == nil then
       template = providers.template(self.spoken, merged(self, {}, streaming)) or false
-      if template then template.endpoint = endpoint_for(self, template.request, streaming) end
+      if template then template.endpoint = endpoint_for(self, where, template.request, streaming) end
       self.templates[streaming] = template
     end
     if template then
       if req == "" then options.raise(where .. ": the prompt is empty") end
       local ok, quoted = pcall(json.quote, req)
-      if not ok then options.raise(("%s: prompt: %s"):format(where, (quoted:gsub("^json: ", "")))) end
+      if not ok then options.raise(("%s: prompt: %s"):format(where, (quoted:gsub("^json[.%w]*: ", "")))) end
       return template.endpoint, template.prefix .. quoted .. template.suffix, self.defaults and self.defaults.max_tokens
     end
   end
   req = request_of.check(where, req)
   local fields = merged(self, req, streaming)
   local request = self.spoken.request(fields)
-  return endpoint_for(self, request, streaming), encode(where, request.body), fields.max_tokens
+  return endpoint_for(self, where, request, streaming), encode(where, request.body), fields.max_tokens
 end
 
 local RUN = { __index = { attempt = 1, sent = false }, -- until something else is written
@@ -432,6 +432,10 @@ local function ask_once(run)
   return reply
 end
 
+local function no_model(name)
+  options.raise(("model.%s: called without its model; write a colon: model:%s(…)"):format(name, name))
+end
+
 --- Asks and waits for the whole answer. A string is a prompt; a table may have prompt, system,
 --- messages, tools, max_tokens, … (sluice.Request).
 --- Raises an ordinary error for a wrong request, a sluice.Error for a failure of the world.
@@ -440,6 +444,7 @@ end
 ---@param opts? sluice.CallOptions  from a fallback
 ---@return sluice.Reply
 function Model:ask(req, opts)
+  if type(self) ~= "table" or not self.spoken then no_model "ask" end
   if not self.spoken.reply then return self:stream(req, opts):reply() end
   return call.run(run_of(self, "model:ask", req, false, opts), ask_once)
 end
@@ -592,6 +597,7 @@ end
 ---@param opts? sluice.CallOptions  from a fallback
 ---@return sluice.Stream
 function Model:stream(req, opts)
+  if type(self) ~= "table" or not self.spoken then no_model "stream" end
   return call.run(run_of(self, "model:stream", req, true, opts), stream_once)
 end
 

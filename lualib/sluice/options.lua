@@ -87,6 +87,18 @@ function options.raise(message)
   error(message, 0)
 end
 
+--- Calls `f(...)`; what it says is wrong with its arguments is raised as `where: message`, as options.raise
+--- does. For functions in C: called from here they name no line, which would be one of this library.
+---@param where string
+---@param f function
+---@return any
+function options.blame(where, f, ...)
+  local ok, value = pcall(f, ...)
+  if ok then return value end
+  if type(value) ~= "string" or value == "not enough memory" then error(value, 0) end
+  options.raise(where .. ": " .. value)
+end
+
 --- "; did you mean 'timeout'?", or the known names when they are few, or nothing.
 ---@param name any
 ---@param known table  a list of names, or a table by name

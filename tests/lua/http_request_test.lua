@@ -264,6 +264,14 @@ T.test("header values with line breaks are refused before anything is sent", fun
     t.raises("is not a header name", get, server, { headers = { [name] = "v" } })
   end
   t.raises("a string or a secret expected", get, server, { headers = { a = {} } })
+  for words, opts in pairs {
+    ["sluice.http.request: header 'X': its value holds"] = { headers = { X = "a\n" } },
+    ["sluice.http.request: '.*' is not an HTTP method"] = { method = "G\r\n" },
+    ["sluice.http.request: option 'json': a: cannot encode NaN"] = { json = { a = 0 / 0 } },
+  } do
+    opts.url = server.url
+    t.match(t.raises(words, function() http.request(opts) end), "http_request_test.lua:%d+: ") -- the script's line
+  end
   t.eq(#server.seen, 0)
 end)
 

@@ -264,7 +264,8 @@ T.test("keys and headers with line breaks are refused, without being shown", fun
       local err = t.raises("header 'Authorization': its value holds a line break or a NUL", ask, make(server, { auth = auth }))
       t.ok(not tostring(err):find "s3", tostring(err))
     end
-    t.raises("header 'X%-Mine'", stream, make(server, { headers = { ["X-Mine"] = key } }))
+    local err = t.raises("header 'X%-Mine'", stream, make(server, { headers = { ["X-Mine"] = key } }))
+    t.match(err, "model_faults_test.lua:%d+: model:stream: header")
   end
   t.eq(#server.seen, 0)
 end)
@@ -313,6 +314,13 @@ T.test("a prompt that is no UTF-8 is refused before it is sent", function(t)
 end)
 
 T.test("what is no request is told so", function(t)
+  local model = sluice.model { provider = "openai", model = "m", auth = "k", base_url = "http://127.0.0.1:1/v1" }
+  for _, name in ipairs { "ask", "stream" } do
+    local words = ("model_faults_test.lua:%%d+: model.%s: called without its model; write a colon"):format(name)
+    t.raises(words, function() model[name] "Hello" end)
+    t.raises(words, function() model[name] { prompt = "Hello" } end)
+    t.raises(words, function() model[name]() end)
+  end
   local server <close> = S.start(answer)
   local model = make(server)
   t.raises("the prompt is empty", function() model:ask "" end)
