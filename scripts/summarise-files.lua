@@ -27,7 +27,7 @@ local function summarise(name)
   return model:ask(text).text
 end
 
-local results = sluice.task.map(files, summarise, { concurrency = at_once, settle = true })
+local results = sluice.task.map(files, summarise, { concurrency = at_once, settle = true, progress = "files" })
 
 local failed = 0
 for i, result in ipairs(results) do

@@ -38,7 +38,7 @@ local function line_of(path)
 end
 
 local paths = files.glob(folder .. "/" .. (pattern or "**/*"))
-local results = sluice.task.map(paths, line_of, { concurrency = 6, settle = true })
+local results = sluice.task.map(paths, line_of, { concurrency = 6, settle = true, progress = "files" })
 local lines, failed = {}, 0
 for i, result in ipairs(results) do
   if result.ok then lines[#lines + 1] = ("%s: %s"):format(paths[i], result.value)

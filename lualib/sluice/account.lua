@@ -88,7 +88,7 @@ function Account.new(opts)
   return setmetatable({ started = core.now(), slow = opts and opts.slow or false,
     calls = 0, streams = 0, ok = 0, failed = 0, abandoned = 0, cancelled = 0, attempts = 0, retries = 0, hedges = 0,
     rescued = 0, input = 0, output = 0, cached = 0, reasoning = 0, money = price.money(), duration = Sketch.new(),
-    first = Sketch.new(), load = Load.new(), slowest = {}, model_set = named(model_entry),
+    first = Sketch.new(), load = Load.new(), slowest = {}, by_name = {}, model_set = named(model_entry),
     failure_set = named(failure_entry), wait_set = named(counter), move_set = named(counter),
     answer_set = named(counter), breaker_set = named(counter), token_set = named(counter) }, Account)
 end
@@ -197,6 +197,14 @@ local function may_cost(outcome, what)
   return outcome ~= "error" or what.kind == "timeout" and what.phase ~= "connect"
 end
 
+local function model_of(self, name)
+  local known = self.by_name[name] -- nearly always
+  if known then return known end
+  known = entry(self.model_set, errors.one_line(name, NAME_MAX))
+  if self.model_set.count < NAMES then self.by_name[name] = known end
+  return known
+end
+
 --- Keeps it if it is among the slowest.
 local function keep(self, call, at, outcome, what)
   local pieces, slowest, seconds = call[self], self.slowest, at - call.began
@@ -217,7 +225,7 @@ function Account:call_ended(call, at, outcome, what)
   if outcome == "error" and not errors.is(what) then return end -- a fault of the script's: no call was made
   self.calls = self.calls + 1
   if call.streaming then self.streams = self.streams + 1 end
-  local model = entry(self.model_set, errors.one_line(call.name, NAME_MAX))
+  local model = model_of(self, call.name)
   model.calls = model.calls + 1
   if outcome == "ok" or outcome == "abandoned" then
     count_usage(self, call, what.usage, model)
