@@ -420,7 +420,8 @@ function template.file(path)
   end
   local found = find(path)
   local text, why = read_file(found)
-  if not text then options.raise(("sluice.template.file: cannot read '%s': %s"):format(path, why)) end
+  if not text then options.raise(("sluice.template.file: cannot read '%s': %s"):format(path,
+    (tostring(why):gsub("^.*: ", "")))) end
   return setmetatable({ name = path, tree = compile(text, path, found, {}) }, Template)
 end
 

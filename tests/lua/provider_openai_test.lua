@@ -355,6 +355,7 @@ T.test("request.check: a string is a prompt, fields are checked", function(t)
     t.ok(not ok)
     t.ok(tostring(err):find(case[2], 1, true), tostring(err))
   end
+  t.raises("model:ask: the text has no name: { prompt = ", request.check, "model:ask", { "hello" })
   t.raises("model:ask: expected a text, or a table of fields %(.*%), got nothing", request.check, "model:ask", nil)
   t.raises("sluice.model: defaults: unknown field 'max_token' %(did you mean 'max_tokens'", request.check_defaults, "sluice.model", { max_token = 1 })
   t.eq(request.check_defaults("sluice.model", { temperature = 0.2 }), { temperature = 0.2 })

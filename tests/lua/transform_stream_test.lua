@@ -77,6 +77,15 @@ T.test("events: text carries the item, what was held comes before the counts, th
   t.eq({ reply.text, reply.thinking, reply.tool_calls[1].name }, { "a\nb", "hm", "f" })
 end)
 
+T.test("a loop over the stream itself says what to loop over", function(t)
+  local server <close> = answers "one"
+  local model = S.model(server)
+  t.raises("a stream is read by its methods: for text in stream:text%(%)", function()
+    local stream <close> = model:stream "x"
+    for _ in stream do error "never" end
+  end)
+end)
+
 T.test("reply after half of it was read, and twice", function(t)
   local server <close> = answers("one\ntwo\n", "three")
   local stream <close> = S.model(server):stream("x"):lines()

@@ -65,6 +65,9 @@ function request.check(where, req)
     options.raise(("%s: expected a text, or a table of fields (prompt, system, messages, …), got %s"):format(where,
       options.got(req)))
   end
+  if type(req[1]) == "string" and req.prompt == nil then
+    options.raise(("%s: the text has no name: { prompt = \"…\" }"):format(where))
+  end
   if req.stream ~= nil then
     options.raise(("%s: field 'stream' is not a request's to set: call model:stream"):format(where))
   end

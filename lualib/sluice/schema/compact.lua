@@ -200,7 +200,8 @@ function build(path, description, depth)
   if depth > DEPTH_MAX then wrong(path, "more than %d levels, or a table that holds itself", DEPTH_MAX) end
   if type(description) == "string" then return word(path, description) end
   if type(description) ~= "table" then
-    wrong(path, "expected a description such as \"string: what it is\", or a table, got a %s", type(description))
+    wrong(path, "expected a description such as \"string: what it is\", or a table, got %s",
+      description == nil and "nothing" or "a " .. type(description))
   end
   if is_schema(description) then
     return description, description.default ~= nil
