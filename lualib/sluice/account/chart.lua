@@ -66,6 +66,37 @@ local function log_ticks(from, to)
   return series { 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9 }
 end
 
+local TAG = 7.2 -- units that a letter takes, at most
+
+--- From where to where a tag reaches.
+local function reach(at, anchor, tag)
+  local wide = TAG * #tag
+  local from = anchor == "end" and at - wide or anchor == "middle" and at - wide / 2 or at
+  return from, from + wide
+end
+
+local function anchor_of(at, tag)
+  local from, to = reach(at, "middle", tag)
+  return to > WIDE and "end" or from < 0 and "start" or "middle"
+end
+
+--- The lines of the median and the 95th percentile, with a tag each where there is room for both.
+local function add_marks(out, sketch, x, bottom)
+  local low, high = sketch:at(0.5), sketch:at(0.95)
+  local low_tag, high_tag = "median " .. seconds(low), "95 % " .. seconds(high)
+  local low_at, high_at = x(low), x(high)
+  local low_anchor, high_anchor = anchor_of(low_at, low_tag), anchor_of(high_at, high_tag)
+  local function apart()
+    return select(2, reach(low_at, low_anchor, low_tag)) + 6 < (reach(high_at, high_anchor, high_tag))
+  end
+  if not apart() and (reach(low_at, "end", low_tag)) > 0 then low_anchor = "end" end
+  if not apart() and select(2, reach(high_at, "start", high_tag)) < WIDE then high_anchor = "start" end
+  out[#out + 1] = line("rule", low_at, TOP - 4, low_at, bottom)
+  out[#out + 1] = line("rule", high_at, TOP - 4, high_at, bottom)
+  out[#out + 1] = label(low_at, TOP - 10, low_anchor, low_tag, "tag")
+  if apart() then out[#out + 1] = label(high_at, TOP - 10, high_anchor, high_tag, "tag") end
+end
+
 --- A histogram of a sketch, over a logarithmic axis, with its median and its 95th percentile.
 ---@param sketch sluice.Sketch
 ---@param what string  "latency of 12 calls", for those who hear it
@@ -95,20 +126,9 @@ function chart.histogram(sketch, what)
   out[#out + 1] = line("axis", LEFT, y(0), WIDE - RIGHT, y(0))
   for _, v in ipairs(log_ticks(from, to)) do
     out[#out + 1] = line("axis", x(v), y(0), x(v), y(0) + 4)
-    out[#out + 1] = label(x(v), HIGH - 7, "middle", clock(v))
+    out[#out + 1] = label(x(v), HIGH - 7, x(v) > WIDE - 26 and "end" or "middle", clock(v))
   end
-  local last
-  for _, mark in ipairs { { 0.5, "median" }, { 0.95, "95 %" } } do
-    local value = sketch:at(mark[1])
-    local at = x(value)
-    local text = ("%s %s"):format(mark[2], seconds(value))
-    out[#out + 1] = line("rule", at, TOP - 4, at, y(0))
-    if not last or at - last > 110 then
-      local anchor = at > WIDE - 80 and "end" or at < LEFT + 50 and "start" or "middle"
-      out[#out + 1] = label(at, TOP - 10, anchor, text, "tag")
-      last = at
-    end
-  end
+  add_marks(out, sketch, x, y(0))
   out[#out + 1] = "</svg>"
   return table.concat(out, "\n")
 end

@@ -54,7 +54,8 @@ local ENDS = { ok = { "good", "ended well" }, failed = { "bad", "ended with an e
 local function add_head(out, account, run)
   local mark = ENDS[run.ended] or ENDS.ok
   local word = mark[2]
-  if run.ended == "failed" and run.code and run.code > 1 then word = ("exit code %d"):format(run.code) end
+  if run.ended == "failed" and run.code == 124 then word = "ended by --timeout"
+  elseif run.ended == "failed" and run.code and run.code > 1 then word = ("exit code %d"):format(run.code) end
   add(out, ("<header><h1>%s</h1>\n"):format(text(run.name)),
     ('<p><span class="end %s">%s</span> <span class="soft">%s · %s · sluice %s</span></p></header>\n'):format(mark[1],
       word,

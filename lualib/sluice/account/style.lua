@@ -35,8 +35,8 @@ font-weight:500;white-space:normal;overflow-wrap:anywhere;min-width:150px}
 svg{display:block;width:100%;height:auto;font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 svg text{fill:var(--soft)}.grid{stroke:var(--grid);stroke-width:1}.axis{stroke:var(--line);stroke-width:1}
 .bar{fill:var(--ok)}.peak{fill:var(--okfill)}.mean{fill:none;stroke:var(--ok);stroke-width:2;stroke-linejoin:round}
-.fail{stroke:var(--bad);stroke-width:2}.rule{stroke:var(--mark);stroke-width:1.5;stroke-dasharray:4 3}
-svg text.tag{fill:var(--mark);font-weight:600}
+.fail{stroke:var(--bad);stroke-width:2}.rule{stroke:var(--ink);stroke-width:1.5;stroke-dasharray:4 3}
+svg text.tag{fill:var(--ink);font-weight:600}
 details{border-bottom:1px solid var(--line)}details:last-of-type{border-bottom:0}
 summary{display:grid;grid-template-columns:minmax(190px,30%) 1fr 74px;gap:14px;align-items:center;padding:6px 0;
 cursor:pointer;list-style:none}summary::-webkit-details-marker{display:none}
