@@ -202,6 +202,11 @@ local function source(list)
   end
 end
 
+---@class sluice.Settled
+---@field ok boolean
+---@field value? any  what the function returned
+---@field err? any    what was raised: a sluice.Error, or a text
+
 --- Calls `f(item, index)` for every item, at most `concurrency` (64) at a time, and returns the first
 --- results in the order of the items. With `settle`, failures do not end the whole: the results are
 --- `{ ok = true, value = }` or `{ ok = false, err = }`. With `progress`, a title, stderr shows how far it is: done, in
@@ -212,6 +217,7 @@ end
 ---@param f fun(item: T, index: integer): R
 ---@param opts? { concurrency?: integer, settle?: boolean, progress?: string }
 ---@return R[]
+---@overload fun(list: any, f: function, opts: { settle: true, concurrency?: integer }): sluice.Settled[]
 function task.map(list, f, opts)
   if type(list) ~= "table" and type(list) ~= "function" then
     options.raise("task.map: argument 1 must be a list or a function that gives items, got "

@@ -130,6 +130,8 @@
 ---@field elapsed? number                  seconds in all
 ---@field cost? number                     of this answer, in `currency`; nil: its price or its usage is not known
 ---@field currency? string                 "USD" unless the price says otherwise
+---@field usd? number                      of a model that a budget guards: what it was charged
+---@field age? number                      of an answer that a cache kept: seconds since it was given
 ---@field degraded? sluice.Degraded
 ---@field raw? table                       the decoded body, for whole replies
 ---@field rounds? integer                  of sluice.tool.loop, chat:say and model:json: how often the model was asked
