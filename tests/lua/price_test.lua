@@ -86,6 +86,21 @@ T.test("reply.cost: of an ask, a stream, each attempt; unknown is nil, not zero"
     end)
 end)
 
+T.test("of a fallback: what the step that answered cost, in its attempt too", function(t)
+  with_mock({ { model = "down", status = 500 }, { text = "hi" } }, function(url)
+    local function make(name)
+      return sluice.model { provider = "openai", model = name, base_url = url .. "/v1", auth = "k", retry = false,
+        price = { input = 10, output = 20 } }
+    end
+    local chain = sluice.fallback { make "down", make "up" }
+    for _, reply in ipairs { chain:ask "x", chain:stream "x":reply() } do
+      t.ok(reply.cost > 0)
+      t.eq({ #reply.attempts, reply.attempts[1].cost, reply.attempts[2].cost }, { 2, nil, reply.cost })
+    end
+    t.eq(sluice.fallback { function() return "sorry" end }:ask "x".cost, nil)
+  end)
+end)
+
 T.test("a budget takes its prices from the same table", function(t)
   sluice.prices { ["openai/p"] = { input = 1, output = 2 }, ["openai/yuan"] = { input = 1, output = 2, currency = "CNY" } }
   local budget = sluice.budget { usd = 1 }
