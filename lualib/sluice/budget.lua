@@ -165,7 +165,14 @@ function take(self, usd, count, below, model)
     return take(self, usd, count, below, model)
   end
   reserved.usd, reserved.tokens = with_usd, with_tokens
-  return setmetatable({ budget = self, model = model, usd = usd, tokens = count, open = true }, Reservation)
+  local spare = self.spare -- of an ask that is over
+  if spare then
+    self.spare = spare.after
+    spare.model, spare.usd, spare.tokens, spare.open = model, usd, count, true
+    return spare
+  end
+  return setmetatable({ budget = self, model = model, usd = usd, tokens = count, open = true,
+    after = nil }, Reservation)
 end
 
 --- Sets an amount aside, or raises `quota` with code "budget". Returns what settle() takes.
@@ -253,6 +260,7 @@ local function settle(self, reservation, reply)
   if not (usd and self.price) then return end
   reply.usd = usd -- Reply's attempts will say it, too, where they are not written down yet
   local list = rawget(reply, "attempts")
+  if list == nil then return end
   if type(list) == "table" and #list > 0 then list[#list].usd = usd end
 end
 
@@ -261,6 +269,8 @@ function Guarded:ask(req, opts)
   local reservation <close> = reserve(self, req)
   local reply = self.target:ask(req, opts)
   settle(self, reservation, reply)
+  local budget = self.budget
+  reservation.after, budget.spare = budget.spare, reservation -- nobody else knows of it
   return reply
 end
 

@@ -329,6 +329,11 @@ local function run_of(self, where, req, streaming, opts)
     breaker = breakers.of(self.base, self.opts.provider .. "/" .. req.model, self.breaker_options)
   end
   -- eight fields, some still to come, and others only where they are wanted: this table is made for every call
+  if self.limiter.active and opts then
+    return setmetatable({ model = self, breaker = breaker, endpoint = endpoint, body = body, id = sys.uuid(),
+      sent = nil, permit = nil, streaming = streaming and not opts.whole or nil, max_tokens = max_tokens, opts = opts,
+      charge = nil, waited = nil }, RUN)
+  end
   local run = setmetatable({ model = self, breaker = breaker, endpoint = endpoint, body = body, id = sys.uuid(),
     sent = nil, permit = nil, streaming = streaming and not (opts and opts.whole) or nil }, RUN)
   if max_tokens then run.max_tokens = max_tokens end
@@ -403,9 +408,9 @@ local function ask_once(run)
   if breaker and not breaker.pass then call.peek(run) end
   if not limiter.permits:try_acquire() then call.place(run) end
   local place <close> = limiter.permits -- luacheck: ignore 211
-  local charge <close> = limiter.active and call.charge(run)
+  local charge = limiter.active and call.charge(run)
   local permit = breaker and breaker.pass
-  if permit then run.permit = permit end
+  if permit then run.permit = permit end -- nothing can fail before it is sent; else `enter` minds the charge
   local guard <close> = breaker and not permit and call.enter(run) -- luacheck: ignore 211
   if charge then charge.state = "sent" end
   local sent = core.now()
@@ -428,6 +433,10 @@ local function ask_once(run)
   if permit then permit:success(reply.elapsed, sent + reply.elapsed) end
   if charge then charge:settle_by(reply.usage, #reply.text) end
   call.learn(run, response)
+  if charge then
+    run.charge = nil -- nobody else knows of it: it can be the next request's
+    charge.after, limiter.spare = limiter.spare, charge
+  end
   if run.entries or run.waited then call.conclude_reply(run, reply) end
   return reply
 end
@@ -552,9 +561,9 @@ local function stream_once(run)
   if breaker and not breaker.pass then call.peek(run) end
   if not limiter.permits:try_acquire() then call.place(run) end
   local place <close> = setmetatable({ permits = limiter.permits }, Place)
-  local charge <close> = limiter.active and call.charge(run)
+  local charge = limiter.active and call.charge(run)
   local permit = breaker and breaker.pass
-  if permit then run.permit = permit end
+  if permit then run.permit = permit end -- nothing can fail before it is sent; else `enter` minds the charge
   local guard <close> = breaker and not permit and call.enter(run) -- luacheck: ignore 211
   if charge then charge.state = "sent" end
   run.sent = core.now()

@@ -5,6 +5,7 @@
 -- number itself reads reply.usage.
 
 local IMAGE = 1500 -- what an image costs at most of the vendors, whatever its bytes
+local IMAGE_BYTES_MIN = 256 -- of base64: anything shorter is taken for text
 local DEPTH_MAX = 64
 
 ---@class sluice.tokens
@@ -24,9 +25,10 @@ end
 ---@return integer
 function tokens.of_body(body)
   local bytes, images = #body, 0
+  if bytes < IMAGE_BYTES_MIN then return (bytes * 11 + 39) // 40 end -- too short for an image
   if body:find("base64", 1, true) then -- an image is not billed by its bytes
     for run in body:gmatch "[%w+/=\\]+" do
-      if #run >= 256 then bytes, images = bytes - #run, images + 1 end
+      if #run >= IMAGE_BYTES_MIN then bytes, images = bytes - #run, images + 1 end
     end
   end
   return tokens.of_bytes(bytes) + images * IMAGE

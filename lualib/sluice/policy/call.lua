@@ -164,10 +164,13 @@ end
 ---@param run sluice.Run
 ---@return table? guard
 function call.enter(run)
+  local charge <close> = run.charge -- comes back, unless this says that it is sent
   local permit, wait = run.breaker:enter()
   if not permit then refuse_circuit(run, wait) end
   run.permit = permit
-  return permit.guard and setmetatable({ permit = permit, sent = now() }, Guard) or nil
+  local guard = permit.guard and setmetatable({ permit = permit, sent = now() }, Guard) or nil
+  if charge then charge.state = "sent" end
+  return guard
 end
 
 --- Seconds the attempt may take in all, when it is not the first; that one has what the endpoint says.

@@ -103,9 +103,16 @@ end
 local function new_charge(self, input, output, now)
   local requests, input_sum, output_sum = self.requests + 1, self.input_sum + input, self.output_sum + output
   self.requests, self.input_sum, self.output_sum = requests, input_sum, output_sum
+  local charge = self.spare -- of a request that is over (model.lua)
+  if charge then
+    self.spare = charge.after
+    charge.input, charge.output, charge.at, charge.state = input, output, now, false
+    charge.requests, charge.input_sum, charge.output_sum = requests, input_sum, output_sum
+    return charge
+  end
   return setmetatable({ limiter = self, input = input, output = output, at = now, state = false,
     -- all that was charged so far: a reply to this request knows nothing of what was sent after it
-    requests = requests, input_sum = input_sum, output_sum = output_sum }, Charge)
+    requests = requests, input_sum = input_sum, output_sum = output_sum, after = nil }, Charge)
 end
 
 local function charge_all(self, input, output, now)
@@ -128,7 +135,10 @@ local function correct(charge, requests, input, cached, output)
       -- where there is one limit for all tokens
       local read = cached ~= 0 and budget.name == "input_tokens" and input - cached or input
       local difference = budget.per_request * requests + budget.per_input * read + budget.per_output * output
-      if difference ~= 0 then budget.rate:settle(difference, at) end
+      if difference ~= 0 then -- as Rate:settle
+        local r = budget.rate
+        if difference > 0 or at >= r.busy_since then r.tat = r.tat + r.interval * difference end
+      end
     end
   end
   if owner.head then poke(owner) end
@@ -152,11 +162,25 @@ end
 function Charge:settle_by(usage, seen_bytes, partial)
   if self.state == "settled" then return end
   self.state = "settled"
-  local output = usage and usage.output_tokens
+  local owner, output = self.limiter, usage and usage.output_tokens
   if partial or not output then output = math.max(output or 0, tokens.of_bytes(seen_bytes or 0))
-  else observe(self.limiter, output) end
-  local input, cached = usage and usage.input_tokens or self.input, usage and usage.cached_tokens or 0
-  correct(self, 0, input - self.input, cached, output - self.output)
+  else
+    local at = owner.sample_at + 1 -- what observe does, nearly always
+    if at <= SAMPLES and at % (SAMPLES // 2) ~= 0 and owner.samples[2 * SAMPLES_MIN] then
+      owner.samples[at], owner.sample_at = output, at
+    else observe(owner, output) end
+  end
+  local reserved = self.input
+  local input = usage and usage.input_tokens or reserved
+  if owner.plain then
+    local r, difference = owner.per_token, input - reserved + output - self.output
+    if r and difference ~= 0 and (difference > 0 or self.at >= r.busy_since) then -- as Rate:settle
+      r.tat = r.tat + r.interval * difference
+    end
+    if owner.head then poke(owner) end
+    return
+  end
+  correct(self, 0, input - reserved, usage and usage.cached_tokens or 0, output - self.output)
 end
 
 --- It was never sent, or never got there: everything comes back.
@@ -174,6 +198,7 @@ end
 
 ---@class sluice.Limiter
 ---@field permits sluice.Semaphore  places for concurrent requests
+---@field spare? sluice.Charge        settled, and nobody's any more: the next request's; linked by `after`
 ---@field active boolean            there is a rate or a gate to look at; else acquire() need not be called
 local Limiter = { __name = "sluice.limiter" }
 Limiter.__index = Limiter
@@ -283,20 +308,47 @@ local function wait_in_line(self, waiter)
   end
 end
 
+--- Limiter:try where there are no rates but rpm and tpm: what rate.charge_now and new_charge do, without
+--- a loop, a call or a new table.
+local function try_plain(self, input, output, now)
+  local per_request, per_token, cost = self.per_request, self.per_token, input + output
+  local request_tat, token_tat
+  if per_request then
+    request_tat = per_request.tat
+    if request_tat > now then
+      local burst = per_request.burst -- at least 1, which is the cost
+      if request_tat + per_request.interval * (1 - burst) - now > TICK then return nil end
+    end
+  end
+  if per_token then
+    token_tat = per_token.tat
+    if token_tat > now then
+      local burst = per_token.burst
+      if token_tat + per_token.interval * ((cost < burst and cost or burst) - burst) - now > TICK then return nil end
+    end
+    if token_tat <= now then token_tat, per_token.busy_since = now, now end
+    per_token.tat = token_tat + per_token.interval * cost
+  end
+  if per_request then
+    if request_tat <= now then request_tat, per_request.busy_since = now, now end
+    per_request.tat = request_tat + per_request.interval
+  end
+  return new_charge(self, input, output, now)
+end
+
 --- Charges the request at once when nothing is in its way, else nil.
 ---@param input integer       tokens
 ---@param max_tokens? integer the most the answer may have
 ---@return sluice.Charge?     to be closed, and settled when the answer is there
 function Limiter:try(input, max_tokens)
   if self.head then return nil end
-  local now, output, budgets = self.now(), output_tokens(self, max_tokens), self.budgets
-  if self.gate_until - now > TICK then return nil end
-  for i = 1, #budgets do
-    local budget = budgets[i]
-    budget.cost = budget.per_request + budget.per_input * input + budget.per_output * output
-  end
-  if not rate.charge_now(budgets, now, TICK) then return nil end
-  if self.gate_until > 0 then self:open_gate() end
+  local now, output, budgets, gate = self.now(), self.usual, self.budgets, self.gate_until
+  if gate - now > TICK then return nil end
+  if self.stale or not output then output = output_tokens(self, max_tokens)
+  elseif max_tokens and max_tokens < output then output = max_tokens end
+  if self.plain and gate <= 0 then return try_plain(self, input, output, now) end
+  if not rate.charge_now(budgets, now, TICK, input, output) then return nil end
+  if gate > 0 then self:open_gate() end
   return new_charge(self, input, output, now)
 end
 
@@ -377,6 +429,10 @@ local function add_budget(self, name, per_minute, burst, born)
     per_request = weights[1], per_input = weights[2], per_output = weights[3] }
   self.budgets[#self.budgets + 1] = budget
   self.active = true
+  -- of a request's two counts there is one rate each, from the beginning: no weights are needed
+  self.plain = self.plain and born == 0 and (name == "requests" or name == "tokens")
+  if name == "requests" then self.per_request = budget.rate
+  elseif name == "tokens" then self.per_token = budget.rate end
   return budget
 end
 
@@ -463,7 +519,7 @@ function limiter.make(opts, now, random)
   local self = setmetatable({
     permits = sync.semaphore(opts.concurrency or CONCURRENCY),
     max_wait = opts.max_wait or MAX_WAIT, place_wait = opts.max_wait,
-    blind = opts.learn == false, budgets = {}, active = false,
+    blind = opts.learn == false, budgets = {}, active = false, plain = true,
     gate_until = 0, gates = 0,
     waiting = 0, queued_input = 0, queued_output = 0,
     requests = 0, input_sum = 0, output_sum = 0, -- everything ever charged

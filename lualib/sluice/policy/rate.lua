@@ -79,19 +79,24 @@ end
 
 local rate = {}
 
---- Charges the `cost` of each budget to its rate, when none of them would have to wait for longer than
---- `most`; else charges nothing. The same as wait and charge of each, for the way that nearly every
---- request goes.
----@param budgets { rate: sluice.Rate, cost: number }[]
+--- Charges a request with so much input and output to each budget, when none of them would have to wait
+--- for longer than `most`; else charges nothing. The same as wait and charge of each, for the way that
+--- nearly every request goes.
+---@param budgets { rate: sluice.Rate, per_request: number, per_input: number, per_output: number }[]
 ---@param now number
 ---@param most number  seconds
+---@param input number
+---@param output number
 ---@return boolean
-function rate.charge_now(budgets, now, most)
+function rate.charge_now(budgets, now, most, input, output)
   for i = 1, #budgets do
     local budget = budgets[i]
-    local r, cost = budget.rate, budget.cost
-    local tat, burst = r.tat, r.burst
-    if tat > now and tat + r.interval * ((cost < burst and cost or burst) - burst) - now > most then return false end
+    local r = budget.rate
+    local tat = r.tat
+    if tat > now then -- else all of the burst is there
+      local cost, burst = budget.per_request + budget.per_input * input + budget.per_output * output, r.burst
+      if tat + r.interval * ((cost < burst and cost or burst) - burst) - now > most then return false end
+    end
   end
   for i = 1, #budgets do
     local budget = budgets[i]
@@ -100,7 +105,7 @@ function rate.charge_now(budgets, now, most)
     if tat <= now then
       tat, r.busy_since = now, now
     end
-    r.tat = tat + r.interval * budget.cost
+    r.tat = tat + r.interval * (budget.per_request + budget.per_input * input + budget.per_output * output)
   end
   return true
 end
