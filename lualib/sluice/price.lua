@@ -3,9 +3,10 @@
 -- Never: guesses. A model that is not in the table has no price, which is shown as unknown, never as zero;
 -- amounts of different currencies are never added.
 --
--- Built in are few prices: what runs here costs nothing, and for the Anthropic models below what
--- https://platform.claude.com/docs/en/about-claude/pricing said when read on 23 November 2026. Prices change, and
--- gateways have their own: sluice.prices { … } is the place for yours. Writing to a prompt cache, batches, tools
+-- Built in are few prices: what runs here costs nothing; for Claude Opus what
+-- https://platform.claude.com/docs/en/about-claude/pricing said when read on 23 November 2026, for Claude Sonnet
+-- and Haiku what a page that cites it said then. Prices change, and gateways have their own:
+-- sluice.prices { … } is the place for yours. Writing to a prompt cache, batches, tools
 -- of the provider's and images that are billed apart are not in these figures.
 
 local options = require "sluice.options"
