@@ -278,6 +278,25 @@ local function by_name(name)
   return found or shown or last and text_of(last) or nil
 end
 
+--- Every name that help knows, without "sluice." in front.
+---@return string[]
+function annotations.names()
+  local seen, list = {}, {}
+  local function add(name)
+    if not seen[name] then
+      seen[name], list[#list + 1] = true, name
+    end
+  end
+  for _, page in ipairs(annotations.pages()) do
+    add(plain(page.shown))
+    for _, f in ipairs(annotations.read(page)) do
+      add(plain(f.name))
+      add(f.key)
+    end
+  end
+  return list
+end
+
 --- The module that a function of the library was written in, and its line.
 local function place_of(f)
   local info = debug.getinfo(f, "S")

@@ -151,18 +151,19 @@ end
 ---@param all? boolean true: also C functions and the library's own
 ---@return string[]
 function report.frames(traceback, all)
-  local frames = {}
+  local frames, known = {}, false
   for line in (traceback or ""):gmatch "[^\n]+" do
     local place, what = line:match "^\t(.-): in (.+)$"
     if place and (all or not is_internal(place)) then
       frames[#frames + 1] = term.safe(("at %s in %s"):format(place, callee(what)))
+      known = true
     elseif line:find "^\t%.%.%." then -- Lua leaves the middle of a deep one out
       frames[#frames + 1] = (line:sub(2):gsub("\t", " "))
     elseif all and line:find "^\t" and not place then
       frames[#frames + 1] = line:sub(2)
     end
   end
-  return frames
+  return (known or all) and frames or {} -- that something was left out says nothing by itself
 end
 
 local function put_frames(traceback, all, indent)

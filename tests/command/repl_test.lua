@@ -355,6 +355,8 @@ end)
 
 T.test("help(x)", function(t)
   session(t, { { "help()", "spawn(f, …)" }, { "help(rawlen)", "built in" }, { "help 'no.such.thing'", "nothing is known" },
+    { "help 'task.mapp'", "did you mean 'task.map'?" }, { "help 'senteces'", "did you mean 'sentences'?" },
+    { "sluice", "pipeline, prices" },
     { "help(sluice.task.map)", "concurrency" }, { "help 'task.deadline'", "deadline" }, { ":help task.race", "race" },
     { "help(spawn)", "h:cancel()" }, { "help(nothing_here)", "no such name" }, LEAVE, EOF })
   for _, name in ipairs { "task.map", "model", "fallback", "json.encode" } do
@@ -438,6 +440,15 @@ T.test("over a pipe: the first failure ends it with 1", function(t)
     t.eq(r.code, 1, text)
     t.ok(r.stderr ~= "", text)
   end
+end)
+
+T.test("over a pipe: :metrics has what was counted; a failure inside sluice has no empty traceback", function(t)
+  local r = pipe("#sluice.model('mock/m'):ask('hi').text > 0\n:metrics\n", { "--mock" })
+  t.match(r.stdout, '^true\napi_request_duration_seconds_sum{provider="mock",model="m",outcome="ok"} %d')
+  t.match(r.stdout, '\napi_tokens_total{provider="mock",model="m",direction="output"} [1-9]')
+  r = pipe("sluice.model('openai/gpt-x'):ask 'hi'\n", nil, { env = { OPENAI_API_KEY = false } })
+  t.match(r.stderr, "no key")
+  t.ok(not r.stderr:find "skipping", r.stderr)
 end)
 
 T.test("over a pipe: a stream is printed, tasks are waited for", function(t)

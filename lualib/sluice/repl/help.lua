@@ -41,6 +41,8 @@ function help.of(value)
   if text then return (text:gsub("%s+$", "")) .. "\n" end
   if type(value) == "function" then return about_function(value) .. "\n" end
   if type(value) == "string" then
+    local near = require "sluice.nearest"(value, require "sluice.annotations".names())
+    if near then return ("nothing is known of '%s' (did you mean '%s'?)\n"):format(value, near) end
     local takes = "help(x) takes a function, a value, or a name such as \"task.map\""
     return ("nothing is known of '%s'; %s\n"):format(value, takes)
   end

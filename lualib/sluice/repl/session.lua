@@ -568,7 +568,7 @@ function Session.run(opts, source, words)
   set_history(self)
   install_globals(self)
   local watcher = self.interactive and watch_interrupts(self) or nil
-  if self.interactive then require "sluice.metrics".enable() end -- for :metrics
+  require "sluice.metrics".enable() -- for :metrics
   greet(self)
   local code, done = nil, false
   while not done do

@@ -204,6 +204,19 @@ local function show_error(err, options)
   return text
 end
 
+-- A module whose parts are loaded when they are used: what there is, not what happens to be loaded.
+local function show_names(value, names, options)
+  local list = {}
+  for name in pairs(names) do list[#list + 1] = tostring(name) end
+  for name in next, value do
+    if names[name] == nil then list[#list + 1] = tostring(name) end
+  end
+  table.sort(list)
+  local lines = term.wrap(table.concat(list, ", "), options.width or WIDTH)
+  lines[#lines + 1] = options.paint("dim", 'help "NAME" says what each is')
+  return table.concat(lines, "\n")
+end
+
 local function plain(_, text) return text end
 
 ---@class sluice.repl.ShowOptions
@@ -224,6 +237,8 @@ function show.value(value, options)
   local name = type(value) == "table" and metafield(value, "__name")
   if name == "sluice.reply" then return show_reply(value, options) end
   if name == "sluice.error" then return show_error(value, options) end
+  local names = type(value) == "table" and metafield(value, "__sluice_names")
+  if type(names) == "function" then return show_names(value, names(), options) end
   local state = { width = options.width or WIDTH, path = {}, depth = 0, nodes = 0 }
   return layout(value, state, 0, 0)
 end
