@@ -13,13 +13,15 @@
 -- midnight); what is settled counts in the period in which it is settled.
 -- Reading order: Budget:reserve, Budget:settle, Guarded:ask, Guarded:stream.
 
-local core = require "sluice.core.task"
+local now = require "sluice.core.task".now
 local errors = require "sluice.errors"
 local options = require "sluice.options"
 local prices = require "sluice.price"
 local tokens = require "sluice.tokens"
 local Tap = require "sluice.fallback.tap"
 
+local HUGE = math.huge
+local type, rawget = type, rawget -- upvalues: these are called for every request
 local PERIODS = { minute = 60, hour = 3600, day = 86400, run = math.huge }
 local ANSWER_TOKENS = 1024 -- assumed of an answer without max_tokens
 local SWEEP_MIN = 64        -- streams that are watched before they are looked through without need
@@ -69,7 +71,7 @@ function Budget.new(opts)
   if not (opts.usd or opts.tokens) then options.raise "sluice.budget: give 'usd', 'tokens' or both" end
   local per = opts.per or "run"
   return setmetatable({ cap = { usd = opts.usd, tokens = opts.tokens }, per = PERIODS[per] or per,
-    spent = { usd = 0, tokens = 0 }, reserved = { usd = 0, tokens = 0 }, since = core.now(),
+    spent = { usd = 0, tokens = 0 }, reserved = { usd = 0, tokens = 0 }, since = now(),
     streams = {}, watched = 0, sweep_at = SWEEP_MIN }, Budget)
 end
 
@@ -81,8 +83,10 @@ local function settle_as(self, reservation, usd, count)
   if not reservation.open then return end
   reservation.open = false
   local reserved, spent = self.reserved, self.spent
-  local left_usd, left_tokens = reserved.usd - reservation.usd, reserved.tokens - reservation.tokens
-  reserved.usd, reserved.tokens = left_usd > 0 and left_usd or 0, left_tokens > 0 and left_tokens or 0
+  local left = reserved.usd - reservation.usd
+  reserved.usd = left > 0 and left or 0
+  left = reserved.tokens - reservation.tokens
+  reserved.tokens = left > 0 and left or 0
   spent.usd, spent.tokens = spent.usd + usd, spent.tokens + count
   if self.watched > 0 and self.streams[reservation] then
     self.streams[reservation], self.watched = nil, self.watched - 1
@@ -121,10 +125,10 @@ end
 
 --- Begins a new period when the old one is over. What was left without a word counts in the old one.
 local function turn(self)
-  local now = core.now()
-  if now - self.since < self.per then return end
+  local at = now()
+  if at - self.since < self.per then return end
   sweep(self)
-  self.since = now - (now - self.since) % self.per
+  self.since = at - (at - self.since) % self.per
   self.spent = { usd = 0, tokens = 0 }
 end
 
@@ -142,7 +146,7 @@ end
 local function check(self, unit, amount, below)
   sweep(self)
   if self.spent[unit] + (self.reserved[unit] + amount) <= self.cap[unit] * below + EPSILON then return end
-  local period = self.per ~= math.huge and self.since + self.per - core.now() or nil
+  local period = self.per ~= math.huge and self.since + self.per - now() or nil
   local share = below < 1 and (" (refused from %g %% on)"):format(100 * below) or ""
   errors.raise { kind = "quota", code = "budget", retry_after = period,
     message = ("the budget of %.6g %s is used up to %.6g; this request may take %.6g%s")
@@ -152,7 +156,8 @@ end
 local take
 
 function take(self, usd, count, below, model)
-  if self.per < math.huge then turn(self) end
+  local per = self.per
+  if per < HUGE and now() - self.since >= per then turn(self) end
   local cap, spent, reserved = self.cap, self.spent, self.reserved
   local most, with_usd, with_tokens = cap.usd, reserved.usd + usd, reserved.tokens + count
   if most and spent.usd + with_usd > most * below + EPSILON then
@@ -194,13 +199,14 @@ end
 
 -- Guarded models ----------------------------------------------------------------------------------------
 
---- What a request will take: USD, tokens.
-local function estimate(self, req)
+--- Sets aside what a request will take.
+local function reserve(self, req)
   local defaults, price = self.known, self.price
   local system = defaults.system
   local input, output
   if type(req) == "string" and not defaults.tools and (system == nil or type(system) == "string") then
-    input = tokens.of_bytes(#req + (system and #system or 0)) -- nearly always: nothing to be looked through
+    -- nearly always: nothing to be looked through; as tokens.of_bytes
+    input = ((system and #req + #system or #req) * 11 + 39) // 40
   else
     if type(req) == "string" then req = { prompt = req } end
     input = tokens.estimate { prompt = req.prompt or "", system = req.system or system, messages = req.messages,
@@ -208,7 +214,8 @@ local function estimate(self, req)
     output = req.max_tokens
   end
   output = output or defaults.max_tokens or ANSWER_TOKENS
-  return price and (input * price.input + output * price.output) / 1e6 or 0, input + output
+  return take(self.budget, price and (input * price.input + output * price.output) / 1e6 or 0, input + output,
+    self.below, self)
 end
 
 --- What was used: USD, tokens; nil when the provider did not say.
@@ -248,11 +255,6 @@ Guarded.__index = function(self, key)
   return rawget(self, "target")[key] -- name, breaker, defaults …
 end
 
-local function reserve(self, req)
-  local usd, count = estimate(self, req)
-  return take(self.budget, usd, count, self.below, self)
-end
-
 --- Settles with what was used, and says in the reply what it cost.
 local function settle(self, reservation, reply)
   local usd, count = actual(self, reply.usage)
@@ -260,8 +262,7 @@ local function settle(self, reservation, reply)
   if not (usd and self.price) then return end
   reply.usd = usd -- Reply's attempts will say it, too, where they are not written down yet
   local list = rawget(reply, "attempts")
-  if list == nil then return end
-  if type(list) == "table" and #list > 0 then list[#list].usd = usd end
+  if list and type(list) == "table" and #list > 0 then list[#list].usd = usd end
 end
 
 ---@async

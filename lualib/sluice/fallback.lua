@@ -13,6 +13,9 @@ local walk = require "sluice.fallback.walk"
 local ChainStream = require "sluice.fallback.stream"
 local Reply = require "sluice.reply"
 
+local now = core.now
+local getmetatable, pcall, rawget = getmetatable, pcall, rawget -- upvalues: called for every request
+
 local PUSHBACK = 5 -- seconds a step waits for a provider that asks to, when another step could answer meanwhile
 
 local CHAIN = options.spec {
@@ -112,16 +115,16 @@ end
 ---@return sluice.Walk
 local function begin(self, req, streaming, opts, started)
   return { steps = self.steps, name = self.name, req = req, streaming = streaming, opts = opts, hedges = self.hedges,
-    started = started or core.now(), attempts = {}, errors = {}, tried = 0 }
+    started = started or now(), attempts = {}, errors = {}, tried = 0 }
 end
 
 --- The winner's reply, in the words of the whole chain.
 local function conclude(w, reply, s, why, started)
   local before = started - w.started
-  attempts.add(w.attempts, s, reply, before, core.now() - started)
+  attempts.add(w.attempts, s, reply, before, now() - started)
   reply.degraded = walk.degraded(w, s, why, reply.degraded)
   reply.attempts = w.attempts
-  reply.elapsed = core.now() - w.started
+  reply.elapsed = now() - w.started
   if reply.ttft then reply.ttft = before + reply.ttft end
   if observe.on then observe.answered(w, s, why) end
   return reply
@@ -143,7 +146,7 @@ function Fallback:ask(req, opts)
     return conclude(w, walk.run(w))
   end
   -- Nearly always the first step answers at once: then nothing is written down that nobody may read.
-  local started, target = core.now(), first.target
+  local started, target = now(), first.target
   local ok, reply = pcall(target.ask, target, req, first.bounds)
   if ok and getmetatable(reply) == Reply and rawget(reply, "attempts") == nil and rawget(reply, "asked_by") == nil then
     reply.asked_by = first -- for Reply's attempts
