@@ -6,10 +6,10 @@
 -- The answer is on stdout, what it looks at on stderr. It cannot write, and no shell sees its words.
 
 local sluice = require "sluice"
-local run = sluice.process.run
-local folder, question = ...
+local run, folder, question = sluice.process.run, ...
 if not question then return io.stderr:write "usage: sluice run agent.lua FOLDER QUESTION\n" and 2 end
 
+if sluice.files.kind(folder) ~= "folder" then error(folder .. " is no folder", 0) end
 local root = run { "realpath", "--", folder }:text()
 
 -- The real path of what the model named; symbolic links that lead out of the folder lead nowhere.

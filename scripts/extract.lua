@@ -24,8 +24,9 @@ end
 
 local schema = schema_of(fields)
 local done, before = jsonl.done(out, "file")
-local left = {}
-for _, name in ipairs(files.glob { select(3, ...) }) do
+local found, left = files.glob { select(3, ...) }, {}
+if #found == 0 then error("no file matches " .. table.concat({ select(3, ...) }, " "), 0) end
+for _, name in ipairs(found) do
   if not done[name] then left[#left + 1] = name end
 end
 

@@ -3,7 +3,8 @@
 --
 --   sluice run scripts/map-reduce.lua report.txt "What are the risks?"
 --
--- Parts end between paragraphs where they can, and never inside a character.
+-- Parts end between paragraphs where they can, and never inside a character. WRITER names another model of the
+-- same provider for the end.
 
 local sluice = require "sluice"
 
@@ -30,12 +31,10 @@ local function parts_of(text)
   return parts
 end
 
-local file = assert(io.open(name, "rb"))
-local parts = parts_of(file:read "a")
-file:close()
+local parts = parts_of(sluice.files.text(name, { max = 64 << 20 }))
 
-local reader = sluice.model "siliconflow/Qwen/Qwen3-8B"
-local writer = reader:with { model = "deepseek-ai/DeepSeek-V3" }
+local reader = sluice.model(os.getenv "MODEL" or "siliconflow/Qwen/Qwen3-8B")
+local writer = reader:with { model = os.getenv "WRITER" }
 
 local notes = sluice.task.map(parts, function(part, i)
   io.stderr:write(("reading part %d of %d\n"):format(i, #parts))

@@ -14,17 +14,13 @@ if #files == 0 then
 end
 
 local at_once = tonumber(os.getenv "CONCURRENCY") or 4
-local model = sluice.model {
-  provider = "siliconflow", model = "Qwen/Qwen3-8B",
+local model = sluice.model(os.getenv "MODEL" or "siliconflow/Qwen/Qwen3-8B"):with {
   limit = { concurrency = at_once },
   defaults = { max_tokens = 300, system = "Summarise the document in three sentences." },
 }
 
 local function summarise(name)
-  local file = assert(io.open(name, "rb"))
-  local text = file:read "a"
-  file:close()
-  return model:ask(text).text
+  return model:ask(sluice.files.text(name)).text
 end
 
 local results = sluice.task.map(files, summarise, { concurrency = at_once, settle = true, progress = "files" })

@@ -111,6 +111,15 @@ end)
 
 -- agent -------------------------------------------------------------------------------------------
 
+T.test("agent, extract: an input that is not there is an error, not an answer about nothing", function(t)
+  local r = C.run { C.sluice, "run", "-q", "--mock", "scripts/agent.lua", "/nowhere", "What is here?" }
+  t.eq({ r.code, r.stdout }, { 1, "" })
+  t.match(r.stderr, "/nowhere is no folder")
+  r = C.run { C.sluice, "run", "-q", "--mock", "scripts/extract.lua", "a: string", T.tmpdir() .. "/o.jsonl", "/nowhere/*.x" }
+  t.eq({ r.code, r.stdout }, { 1, "" })
+  t.match(r.stderr, "no file matches /nowhere/%*%.x")
+end)
+
 T.test("agent: looks inside the folder, and nowhere else", function(t)
   local above = T.tmpdir()
   T.write(above .. "/secret.txt", "hidden words\n")
