@@ -31,6 +31,11 @@
 --   chain_ended(chain, at, outcome, err)         "ok", "error", "cancelled"; a stream is "ok" when it is handed out:
 --                                                the call of its step goes on
 --
+--   tool_began(run, at)                          a tool the model called is run (sluice.ObservedTool)
+--   tool_ended(run, at, outcome, err)            "ok", "error", "cancelled", or "refused": not run, its arguments do
+--                                                not fit, or `allow` said no. What it was given and what it
+--                                                returned is nobody's business here
+--
 --   token_refreshed(name, at, outcome, seconds)  outcome: "ok" or "error"
 --   breaker_changed(breaker, at, before, after, why)  states as breaker:state() says them
 --
@@ -52,7 +57,7 @@ local errors = require "sluice.errors"
 
 local EVENTS = { "call_began", "waited", "attempt_sent", "content", "attempt_ended", "refused", "call_ended",
   "chain_began", "chain_moved", "chain_stopped", "chain_answered", "chain_rescued", "chain_ended",
-  "token_refreshed", "breaker_changed", "ask_answered",
+  "tool_began", "tool_ended", "token_refreshed", "breaker_changed", "ask_answered",
   "stream_began", "stream_over" }
 local SWEEP_S = 1        -- seconds between two looks at streams that may have been closed without a word
 local WAIT_MIN = 1e-4    -- seconds: to get what is there is no wait
@@ -86,6 +91,15 @@ local WAIT_MIN = 1e-4    -- seconds: to get what is there is no wait
 ---@field task integer
 ---@field chain? sluice.ObservedChain  it is a step of
 ---@field began number
+---@field ended? number
+
+---One run of a tool.
+---@class sluice.ObservedTool
+---@field name string        "tool NAME"
+---@field tool string        its name
+---@field tool_call string   the id the provider gave the call
+---@field task integer
+---@field began number       task.now()
 ---@field ended? number
 
 local observe = {
@@ -413,6 +427,36 @@ end
 function observe.token_wait()
   local call = asking[core.current()]
   return call and setmetatable({ call = call, what = "token", began = core.now() }, Wait) or false
+end
+
+-- Tools: tool/call.lua ------------------------------------------------------------------------------
+
+local Tool = {}
+Tool.__index = Tool
+
+--- The tool has run, or was not run.
+---@param outcome "ok"|"error"|"refused"|"cancelled"
+---@param err? any
+function Tool:over(outcome, err)
+  if self.ended or not observe.on then return end
+  self.ended = core.now()
+  observe.on:tool_ended(self, self.ended, outcome, err)
+end
+
+function Tool:__close(err)
+  if err ~= nil then self:over(errors.is(err, "cancelled") and "cancelled" or "error", err) end
+end
+
+--- A tool is to be run. To be closed when it is left, after `over` when it was not left by an error.
+---@param name string
+---@param id any
+---@return table?
+function observe.tool(name, id)
+  if not observe.full then return nil end
+  local run = setmetatable({ name = "tool " .. name, tool = name, tool_call = tostring(id), task = core.current(),
+    began = core.now() }, Tool)
+  observe.on:tool_began(run, run.began)
+  return run
 end
 
 -- Chains: fallback/*.lua ------------------------------------------------------------------------------

@@ -41,6 +41,22 @@ T.test("at level debug each attempt is told, joined by one request id", function
   t.ok(not text:find("secret prompt", 1, true) and not text:find("fine", 1, true), text)
 end)
 
+T.test("at level debug each run of a tool is told, without what it was given", function(t)
+  local text = run(t, [[
+    local tool = sluice.tool { name = "fits", params = { n = "integer" }, run = function(args)
+      if args.n == 2 then error "no two" end
+    end }
+    tool:call { n = 1 } tool:call { n = 2 } tool:call { n = "canary" }]], "--log-level", "debug", "--log-format", "json")
+  local messages = {}
+  for line in text:gmatch "[^\n]+" do
+    t.match(line, '"tool":"fits"')
+    messages[#messages + 1] = line:match '"msg":"([^"]+)"'
+  end
+  t.eq(messages, { "tool answered", "tool failed", "tool not run" })
+  t.match(text, '"why":"[^"]*no two"')
+  t.ok(not text:find("canary", 1, true), text)
+end)
+
 T.test("at level info: only that a fallback was taken", function(t)
   local text = run(t, [[
     require "sluice.timeline".stop() -- a rehearsal keeps one, which tells it all

@@ -47,7 +47,7 @@ local function check_chrome(t, text)
     if e.dur then
       e.inside, e.lane, e.order = {}, lane, i
       table.insert(slices[lane], e)
-      if e.args.attempts or e.args.steps then found[#found + 1] = e end
+      if e.args.attempts or e.args.steps or e.args.tool_call then found[#found + 1] = e end
     end
   end
   for lane, list in pairs(slices) do
@@ -170,6 +170,55 @@ T.test("chrome: a retry, an answer and a stream, in one lane", function(t)
   t.eq({ slices[2].args.outcome, slices[2].inside[1].args.output_tokens }, { "ok", 3 })
   t.eq({ instants[1].name, instants[2].name }, { "trace began", "first content" })
   t.match(instants[1].args.time, "^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d%.%d%d%dZ$")
+end)
+
+-- A tool that asks a model, one that fails with words of its own, and one that gets what does not fit.
+local function use_tools(server)
+  local model = S.model(server, { retry = { attempts = 2 }, auth = sluice.secret.literal(CANARY, "key") })
+  local asks = sluice.tool { name = "asks", run = function() return model:ask "a secret prompt" end }
+  local fails = sluice.tool { name = "fails", run = function() error "a secret answer" end }
+  local fits = sluice.tool { name = "fits", params = { n = "integer" }, run = function() return 1 end }
+  asks:call()
+  fails:call()
+  fits:call { n = "secret" }
+end
+
+T.test("chrome: a tool has a slice, and what it asks is inside", function(t)
+  local server <close> = provider()
+  local text = traced(t, ".json", function() use_tools(server) end)
+  local slices, _, names = check_chrome(t, text)
+  local seen = {}
+  for i, slice in ipairs(slices) do seen[i] = slice.name .. " " .. slice.args.outcome end
+  t.eq(seen, { "openai/m ok", "tool asks ok", "tool fails error", "tool fits refused" })
+  t.eq({ slices[2].lane, slices[2].inside[1] }, { slices[1].lane, slices[1] })
+  t.eq(names[slices[1].lane], "the script")
+  t.eq(#slices[1].inside, 3)
+  t.ok(not text:find("secret", 1, true), text)
+end)
+
+T.test("chrome: a tool that was under way when the file was written out", function(t)
+  local slow = sluice.tool { name = "slow", run = function() task.sleep(30) end }
+  local text = traced(t, ".json", function()
+    local ok, err = pcall(task.deadline, 1.2, slow.call, slow)
+    t.eq({ ok, err.kind }, { false, "timeout" })
+  end)
+  t.match(text, '"ph":"B"[^\n]*"name":"tool slow"')
+  local slices = check_chrome(t, text)
+  t.eq({ #slices, slices[1] and slices[1].args.outcome }, { 1, "cancelled" })
+end)
+
+T.test("otlp: a tool is a span", function(t)
+  local server <close> = provider()
+  local text = traced(t, ".otlp.json", function() use_tools(server) end)
+  local seen = {}
+  for _, span in ipairs(check_otlp(t, text)) do
+    if span.by["gen_ai.operation.name"] == "execute_tool" then
+      seen[#seen + 1] = { span.name, span.by["gen_ai.tool.name"], span.by["sluice.outcome"] }
+    end
+  end
+  t.eq(seen, { { "execute_tool asks", "asks", "ok" }, { "execute_tool fails", "fails", "error" },
+    { "execute_tool fits", "fits", "refused" } })
+  t.ok(not text:find("secret", 1, true), text)
 end)
 
 T.test("otlp: the same as spans", function(t)

@@ -42,7 +42,8 @@ local command = {
     .. "says what a model of the script under test answers.\n\n"
     .. "Answers have wait, delay, text, thinking, gap, status, retry_after, err, cut, stall, broken, tool, usage. "
     .. "Checks: t.eq, t.ne, t.ok, t.near, t.match, t.raises, t.skip; t.clock() is the time since the test began. "
-    .. "A test that fails shows what each request met.",
+    .. "A test that fails shows what each request met. There is no --metrics, --trace or --report here: on a virtual "
+    .. "clock their times would mean nothing, and a test sees more itself, in t.clock() and the records of its models.",
   options = options,
   examples = {
     { "sluice test fallback_test.lua", "run the tests of a file" },

@@ -57,6 +57,15 @@ function Calls.refused(_, call, _, err, delay)
     again_in = seconds(delay) }))
 end
 
+local TOOL_ENDS = { ok = "tool answered", error = "tool failed", refused = "tool not run", cancelled = "tool cancelled" }
+
+function Calls.tool_ended(_, run, at, outcome, err)
+  local told = outcome == "error" and err ~= nil -- what does not fit would quote the model's arguments
+  log.debug(TOOL_ENDS[outcome], { tool = run.tool, tool_call = errors.one_line(run.tool_call, WORDS_MAX),
+    elapsed = seconds(at - run.began), kind = told and errors.is(err) and err.kind or nil,
+    why = told and words(err) or nil })
+end
+
 function Calls.chain_answered(_, chain, _, s, why)
   log.debug("a step answers", { chain = chain.name, call = chain.number, step = s.name, why = why.kind })
 end

@@ -6,6 +6,7 @@ local core = require "sluice.core.task"
 local secrets = require "sluice.core.secret"
 local errors = require "sluice.errors"
 local json = require "sluice.json"
+local observe = require "sluice.observe"
 local schema = require "sluice.schema"
 local task = require "sluice.task"
 
@@ -119,17 +120,20 @@ end
 ---@return table result  content, is_error, value, err, elapsed
 return function(tool, call, opts)
   local began = core.now()
-  local function done(result)
+  local observed <close> = observe.tool(tool.name, call.id)
+  local function done(result, outcome)
     result.elapsed = core.now() - began
+    if observed then observed:over(outcome or result.is_error and "error" or "ok", result.err) end
     return result
   end
   local args = call.arguments
   local problem = problem_of(tool, args)
-  if problem then return done(failed(problem, cut(clean(problem), MESSAGE_MAX))) end
+  if problem then return done(failed(problem, cut(clean(problem), MESSAGE_MAX)), "refused") end
   if opts.allow then
     local allowed, why = opts.allow(call)
     if not allowed then
-      return done(failed("refused", "The call was not allowed" .. (why and ": " .. words_of(tostring(why)) or ".")))
+      return done(failed("refused", "The call was not allowed" .. (why and ": " .. words_of(tostring(why)) or ".")),
+        "refused")
     end
   end
   local ok, value

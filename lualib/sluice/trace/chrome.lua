@@ -104,7 +104,13 @@ local function first_free(lane, us)
   return us < last and last or us
 end
 
---- A span begins: finds its lane. The innermost open one there is its chain, or there is none.
+--- May a span begin within the one that is innermost in its lane? It is its chain, or a tool that asks.
+local function holds(around, chain)
+  if around == chain then return not chain.ended end
+  return around.tool ~= nil and not around.ended
+end
+
+--- A span begins: finds its lane. What is innermost there holds it, or there is nothing.
 local function enter(self, record)
   local lanes = self.lanes[record.task]
   if not lanes then
@@ -116,7 +122,7 @@ local function enter(self, record)
   for i = 1, #lanes do
     local lane = lanes[i]
     local depth = #lane
-    if depth == 0 or lane[depth] == chain and not chain.ended then
+    if depth == 0 or holds(lane[depth], chain) then
       local from = first_free(lane, began)
       lane.starts[depth + 1], lane.last = from, from
       lane[depth + 1], record[self] = record, lane
@@ -168,6 +174,12 @@ local function write_end(self, lane, depth, ts, record, outcome, what)
     end
     text:add(self.completes, lane.id, ',"ts":', began, ',"dur":', ts - began, ',"name":', quoted[name] or quote(name))
   end
+  if record.tool then
+    text:add(',"args":{"tool_call":', json.quote(errors.one_line(record.tool_call, WORDS_MAX)), ',"outcome":"', outcome,
+      '"')
+    if outcome == "error" then failure(text, what) end
+    return text:add "}}"
+  end
   text:fields(',"args":{"call":', record.number, ',"outcome":"', "", outcome, '"', ',"request_id":"', id, '"',
     ',"model":', id and (quoted[model] or quote(model)), "", ',"attempts":', record.attempt, "",
     ',"steps":', record.steps, "", ',"method":', id and (record.streaming and '"stream"' or '"ask"'), "")
@@ -184,7 +196,8 @@ function Chrome:tick()
         if not announced[record] then
           announced[record] = true
           text:add(self.begins, lane.id, ',"ts":', lane.starts[depth], ',"name":', quote(record.name))
-          text:fields(',"args":{"call":', record.number, "", ',"request_id":"', record.id, '"', "}}", "", "")
+          if record.tool then text:add ',"args":{}}'
+          else text:fields(',"args":{"call":', record.number, "", ',"request_id":"', record.id, '"', "}}", "", "") end
           self.sink:done()
         end
       end
@@ -310,6 +323,14 @@ end
 
 function Chrome:chain_ended(chain, at, outcome, err)
   leave(self, chain, at, outcome, err)
+end
+
+-- Tools -----------------------------------------------------------------------------------------------
+
+function Chrome:tool_began(run) enter(self, run) end
+
+function Chrome:tool_ended(run, at, outcome, err)
+  leave(self, run, at, outcome, err)
 end
 
 -- The rest --------------------------------------------------------------------------------------------

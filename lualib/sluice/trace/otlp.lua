@@ -304,6 +304,13 @@ local function alone(self, name, began, at, attributes, failed)
   finish(self, { task = core.current() }, nil, failed)
 end
 
+--- A span of its own: the call that asked for the tool is over by then.
+function Otlp:tool_ended(run, at, outcome, err)
+  alone(self, "execute_tool " .. run.tool, run.began, at, text_of("gen_ai.operation.name", "execute_tool")
+    .. text_of("gen_ai.tool.name", run.tool) .. text_of("gen_ai.tool.call.id", run.tool_call)
+    .. text_of("sluice.outcome", outcome), outcome == "error" and (errors.is(err) and err.kind or "_OTHER"))
+end
+
 function Otlp:token_refreshed(name, at, outcome, seconds)
   alone(self, "token refresh", at - seconds, at, text_of("sluice.token", name) .. text_of("sluice.outcome", outcome),
     outcome == "error" and "auth")
