@@ -57,7 +57,8 @@ function Calls.refused(_, call, _, err, delay)
     again_in = seconds(delay) }))
 end
 
-local TOOL_ENDS = { ok = "tool answered", error = "tool failed", refused = "tool not run", cancelled = "tool cancelled" }
+local TOOL_ENDS = { ok = "tool answered", error = "tool failed", refused = "tool not run",
+  cancelled = "tool cancelled" }
 
 function Calls.tool_ended(_, run, at, outcome, err)
   local told = outcome == "error" and err ~= nil -- what does not fit would quote the model's arguments
