@@ -328,16 +328,16 @@ local function run_of(self, where, req, streaming, opts)
   if breaker and type(req) == "table" and req.model and req.model ~= self.opts.model then
     breaker = breakers.of(self.base, self.opts.provider .. "/" .. req.model, self.breaker_options)
   end
-  -- eight fields, some still to come, and others only where they are wanted: this table is made for every call
-  if self.limiter.active and opts then
+  -- This table is made for every call, and one that grows is made twice. With limits, or in a chain, it comes
+  -- to have more than eight fields: then nine are named here, which makes room for sixteen.
+  if opts or self.limiter.active then
     return setmetatable({ model = self, breaker = breaker, endpoint = endpoint, body = body, id = sys.uuid(),
-      sent = nil, permit = nil, streaming = streaming and not opts.whole or nil, max_tokens = max_tokens, opts = opts,
-      charge = nil, waited = nil }, RUN)
+      sent = nil, streaming = streaming and not (opts and opts.whole) or nil, max_tokens = max_tokens, opts = opts },
+      RUN)
   end
   local run = setmetatable({ model = self, breaker = breaker, endpoint = endpoint, body = body, id = sys.uuid(),
-    sent = nil, permit = nil, streaming = streaming and not (opts and opts.whole) or nil }, RUN)
+    sent = nil, permit = nil, streaming = streaming or nil }, RUN)
   if max_tokens then run.max_tokens = max_tokens end
-  if opts then run.opts = opts end
   return run
 end
 

@@ -55,6 +55,7 @@ local ASK_TOTAL, STREAM_TOTAL = 60, 600 -- seconds, unless timeout.total is give
 ---@field chain? sluice.ObservedChain
 
 local call = {}
+local input_tokens = limits.input_tokens
 
 -- Bounds --------------------------------------------------------------------------------------------
 
@@ -136,7 +137,7 @@ end
 ---@param run sluice.Run
 ---@return sluice.Charge
 function call.charge(run)
-  local limiter, input, max_tokens = run.model.limiter, limits.input_tokens(run.body), run.max_tokens
+  local limiter, input, max_tokens = run.model.limiter, input_tokens(run.body), run.max_tokens
   local charge = limiter:try(input, max_tokens)
   if not charge then
     local most, by = bound_of(run, limiter.max_wait)

@@ -103,13 +103,6 @@ end
 local function new_charge(self, input, output, now)
   local requests, input_sum, output_sum = self.requests + 1, self.input_sum + input, self.output_sum + output
   self.requests, self.input_sum, self.output_sum = requests, input_sum, output_sum
-  local charge = self.spare -- of a request that is over (model.lua)
-  if charge then
-    self.spare = charge.after
-    charge.input, charge.output, charge.at, charge.state = input, output, now, false
-    charge.requests, charge.input_sum, charge.output_sum = requests, input_sum, output_sum
-    return charge
-  end
   return setmetatable({ limiter = self, input = input, output = output, at = now, state = false,
     -- all that was charged so far: a reply to this request knows nothing of what was sent after it
     requests = requests, input_sum = input_sum, output_sum = output_sum, after = nil }, Charge)
@@ -333,7 +326,13 @@ local function try_plain(self, input, output, now)
     if request_tat <= now then request_tat, per_request.busy_since = now, now end
     per_request.tat = request_tat + per_request.interval
   end
-  return new_charge(self, input, output, now)
+  local charge = self.spare
+  if not charge then return new_charge(self, input, output, now) end
+  local requests, input_sum, output_sum = self.requests + 1, self.input_sum + input, self.output_sum + output
+  self.spare, self.requests, self.input_sum, self.output_sum = charge.after, requests, input_sum, output_sum
+  charge.input, charge.output, charge.at, charge.state = input, output, now, false
+  charge.requests, charge.input_sum, charge.output_sum = requests, input_sum, output_sum
+  return charge
 end
 
 --- Charges the request at once when nothing is in its way, else nil.
