@@ -241,7 +241,7 @@ end
 --- The events as they come: { event =, data =, id = }, `event` "" when the sender named none.
 ---@async
 function EventStream:events()
-  return next_event, self, nil, self
+  return function() return next_event(self) end, nil, nil, self
 end
 
 --- Closes the connection. Closing twice does nothing.

@@ -211,10 +211,10 @@ end
 --- Leaving the loop early closes the stream. Raises what broke the answer, `interrupted` once text
 --- had been delivered, with that text in `partial`.
 ---@async
----@return fun(self: sluice.Stream): sluice.Event?
+---@return fun(): sluice.Event?
 function Stream:events()
   check_open(self, "events")
-  if self.over then return next_event, self, nil, self end -- nothing is left on the wire
+  if self.over then return function() return next_event(self) end, nil, nil, self end -- nothing is left on the wire
   return self.handle:events(other_event, self, self.queue[self.first] ~= nil), nil, nil, self
 end
 

@@ -172,7 +172,7 @@ end
 ---@async
 ---@return fun(): any
 function Transformed:items()
-  return next_item, self, nil, self
+  return function() return next_item(self) end, nil, nil, self
 end
 
 --- The text as it flows. Its pieces add up to reply().text; what `lines` and `sentences` leave out of
@@ -180,14 +180,14 @@ end
 ---@async
 ---@return fun(): string?
 function Transformed:text()
-  return next_text, self, nil, self
+  return function() return next_text(self) end, nil, nil, self
 end
 
 --- Every event. Those of text carry the transformed text, and the item as `item`; the others pass.
 ---@async
----@return fun(self: sluice.TransformedStream): sluice.Event?
+---@return fun(): sluice.Event?
 function Transformed:events()
-  return next_event, self, nil, self
+  return function() return next_event(self) end, nil, nil, self
 end
 
 --- The reply of a stream that until_match ended: no more is known of it than what was read.

@@ -54,6 +54,12 @@ T.test("lines in a for, their text, and the reply", function(t)
   t.eq(lines, { "one", "two", "你好" })
   t.eq(S.collect(model:stream("x"):lines():text()), { "one\n", "two\n", "你好" })
   t.eq(S.collect(model:stream("x"):lines():items()), lines)
+  for _, way in ipairs { "items", "text", "events" } do -- an iterator may be called by itself
+    local stream <close> = model:stream("x"):lines()
+    local next_one = stream[way](stream)
+    local first = next_one()
+    t.eq(type(first) == "table" and first.item or first, way == "text" and "one\n" or "one")
+  end
   local reply = model:stream("x"):lines():map(string.upper):reply()
   t.eq(reply.text, "ONE\nTWO\n你好")
   t.eq({ reply.finish_reason, reply.usage.total_tokens, reply.model }, { "stop", 12, "m-1" })
@@ -104,6 +110,59 @@ T.test("a chain of steps", function(t)
   local reply = stream:reply()
   t.eq(reply.text, "李雷\n")
   t.match(reply.original.text, "^Here:\n```jsonl\n.*Done%.$")
+end)
+
+T.test("every step: an answer in one piece, in characters, and in bytes on the wire, comes out the same", function(t)
+  local answer = "一。Two, sk-12! 三？\n```json\n{\"a\":\"你😀\"}\n```\nSTOP here.\n"
+  local characters = {}
+  for _, code in utf8.codes(answer) do characters[#characters + 1] = utf8.char(code) end
+  local in_bytes = S.answer(table.unpack(characters))
+  local bodies = { S.answer(answer), in_bytes, in_bytes }
+  local asked, folder = 0, T.tmpdir()
+  local server <close> = S.start(function(_, res)
+    asked = asked + 1
+    local body = bodies[(asked - 1) % 3 + 1]
+    if (asked - 1) % 3 < 2 then return S.events(res, body) end
+    res:start(200, S.EVENTS)
+    for i = 1, #body do res:write(body:sub(i, i)) end
+    res:close()
+  end)
+  local model = S.model(server)
+  local function whole(item)
+    t.ok(utf8.len(item), "whole characters")
+    return item
+  end
+  local steps = {
+    lines = function(s) return s:lines(), true end,
+    sentences = function(s) return s:sentences(), true end,
+    code_blocks = function(s) return s:code_blocks(), true end,
+    json_lines = function(s) return s:code_blocks():json_lines(), true end,
+    map = function(s) return s:map(function(item) return whole(item):upper() end) end,
+    filter = function(s) return s:filter(function(item) return whole(item) ~= "" end) end,
+    redact = function(s) return s:redact { "Two", patterns = { "sk%-%d+" } } end,
+    until_match = function(s) return s:until_match "STOP" end,
+    throttle = function(s) return s:throttle(1e6) end,
+    tee = function(s) return s:tee(folder .. "/tee") end,
+    markdown = function(s) return s:markdown { colour = true, width = 40 } end,
+  }
+  for name, step in pairs(steps) do
+    local seen = {}
+    for i = 1, 3 do
+      local stream <close>, of_items = step(model:stream "x")
+      local pieces
+      if of_items then pieces = S.collect(stream:items())
+      else
+        pieces = S.collect(stream:text())
+        for _, piece in ipairs(pieces) do whole(piece) end
+        pieces = table.concat(pieces)
+      end
+      seen[i] = pieces
+      if name == "tee" then t.eq(T.read(folder .. "/tee"), answer) end
+    end
+    t.ok(#seen[1] > 0, name)
+    t.eq(seen[2], seen[1], name .. " in characters")
+    t.eq(seen[3], seen[1], name .. " in bytes")
+  end
 end)
 
 T.test("tee writes to a path and to an open file", function(t)

@@ -126,10 +126,10 @@ end
 
 --- Every event of all rounds; tool_result stands between them.
 ---@async
----@return fun(self: sluice.ToolStream): sluice.Event?
+---@return fun(): sluice.Event?
 function ToolStream:events()
   check_open(self, "events")
-  return next_event, self, nil, self
+  return function() return next_event(self) end, nil, nil, self
 end
 
 --- The pieces of text of all rounds as they come.
