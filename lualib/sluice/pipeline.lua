@@ -230,6 +230,12 @@ local function show(title, run, source, stages)
   end)
 end
 
+-- print(counts) says them.
+local Counts = { __tostring = function(self)
+  return ("%d read, %d done, %d dropped, %d failed, %.1f s"):format(self.read, self.done, self.dropped, self.failed,
+    self.elapsed)
+end }
+
 --- Runs items through stages: `sluice.pipeline { source, stage, …, sink }`. All stages work at the same
 --- time; items wait between them in places that are bounded, so that any number of items takes the memory
 --- of few. Returns the counts when all is done.
@@ -260,7 +266,7 @@ function pipeline.new(spec)
   local title = type(opts.progress) == "string" and opts.progress or nil
   local run = { on_error = opts.on_error, progress = not title and opts.progress or nil, name = opts.name,
     began = now(),
-    counts = { read = 0, done = 0, failed = 0, dropped = 0, in_flight = 0, elapsed = 0 } }
+    counts = setmetatable({ read = 0, done = 0, failed = 0, dropped = 0, in_flight = 0, elapsed = 0 }, Counts) }
   local next_item, stages = source_of(spec[1]), {}
   for i = 2, count do stages[i - 1] = read_stage(spec[i], i - 1, i == count) end
   for i, stage in ipairs(stages) do

@@ -124,6 +124,11 @@ end
 ---@param opts? { colour?: boolean, width?: integer }
 ---@return sluice.Reply
 function term.print_stream(stream, opts)
+  if type(stream) ~= "table" or type(stream.markdown) ~= "function" then
+    local options = require "sluice.options"
+    options.raise("sluice.term.print_stream: argument 1 must be a stream (model:stream, chat:stream …), got "
+      .. options.got(stream))
+  end
   local shown = stream:markdown(opts)
   local last = "\n"
   for text in shown:text() do

@@ -207,8 +207,8 @@ T.test("make_folder: with those above it, twice, and what cannot be", function(t
 end)
 
 T.test("write: what cannot be", function(t)
-  t.raises("sluice.files.write: .*/none/x: No such file or directory: there is no folder '.*/none'; "
-    .. "sluice.files.make_folder makes it$", files.write, at "none/x", "")
+  t.raises("sluice.files.write: .*/none/x: No such file or directory %(there is no folder '.*/none'; "
+    .. "sluice.files.make_folder makes it%)$", files.write, at "none/x", "")
   t.raises("Is a directory", files.write, folder, "")
   t.raises("argument 2 must be a string, got nothing", files.write, at "x")
   t.eq(files.kind(folder), "folder")

@@ -32,6 +32,7 @@ T.test("items go through every stage, in order, whatever the concurrency", funct
     }
     t.eq(out, want, concurrency)
     t.eq({ counts.read, counts.done, counts.failed, counts.dropped, counts.in_flight }, { 100, 100, 0, 0, 0 })
+    t.match(tostring(counts), "^100 read, 100 done, 0 dropped, 0 failed, %d+%.%d s$")
   end
 end)
 

@@ -144,6 +144,11 @@ T.test("a table that is too wide, and one that never ends", function(t)
   t.ok(most < 33 << 10, most)
 end)
 
+T.test("print_stream: what is no stream is named", function(t)
+  t.raises("print_stream: argument 1 must be a stream .*, got a string", term.print_stream, "text")
+  t.raises("print_stream: argument 1 must be a stream .*, got a table", term.print_stream, { text = "text" })
+end)
+
 T.test("stream:markdown: the reply has what is shown, and what the model wrote", function(t)
   local server <close> = S.start(function(_, res) S.events(res, S.answer("# Ti", "tle\n**b", "old**\n")) end)
   local reply = S.model(server):stream("x"):markdown({ colour = true, width = 40 }):reply()

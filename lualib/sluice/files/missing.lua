@@ -16,7 +16,7 @@ end
 function missing.explain(path, why)
   local folder = parent_of(path)
   if not folder or core.kind(folder) then return why end
-  return ("%s: there is no folder '%s'; sluice.files.make_folder makes it"):format(why, folder)
+  return ("%s (there is no folder '%s'; sluice.files.make_folder makes it)"):format(why, folder)
 end
 
 --- Makes a folder and those above it. Returns true, or nil and the words.
