@@ -193,6 +193,28 @@ function annotations.pages()
   return list
 end
 
+-- The parts of "a: T, b?: { c: U, d: V }" between commas that stand in no brackets.
+local function split(text)
+  local list, depth, from = {}, 0, 1
+  for at, char in text:gmatch "()([%(%){},<>])" do
+    if char:find "[%({<]" then depth = depth + 1
+    elseif char:find "[%)}>]" then depth = depth - 1
+    elseif depth == 0 then list[#list + 1], from = text:sub(from, at - 1), at + 1 end
+  end
+  if text:find("%S", from) then list[#list + 1] = text:sub(from) end
+  return list
+end
+
+--- What "fun(a: T, b?: U): R" says, as @param and @return would.
+local function take_type(parts, text)
+  local args, result = text:match "^fun(%b())%s*:?%s*(.*)$"
+  for _, arg in ipairs(split((args or "()"):sub(2, -2))) do
+    local name, kind = arg:match "^%s*([%w_]+%??)%s*:%s*(.-)%s*$"
+    if name then parts.params[#parts.params + 1] = { name = name, type = kind } end
+  end
+  if result and result ~= "" then parts.returns[#parts.returns + 1] = result end
+end
+
 --- A docstring taken apart.
 ---@param doc string[]
 ---@return { prose: string[], params: { name: string, type: string, about?: string }[], returns: string[] }
@@ -206,6 +228,8 @@ function annotations.parts(doc)
       parts.params[#parts.params + 1] = { name = name or rest, type = kind or "", about = about }
     elseif tag == "return" then
       parts.returns[#parts.returns + 1] = rest
+    elseif tag == "type" then
+      take_type(parts, rest)
     elseif not tag then
       parts.prose[#parts.prose + 1] = line
     end

@@ -133,6 +133,9 @@ local Context = {}
 Context.__index = Context
 
 --- Equal, deeply; numbers within a microsecond.
+---@param got any
+---@param expected any
+---@param what? string  in front of the message when it is not
 function Context.eq(got, expected, what)
   check(same(got, expected, {}), function()
     return ("%sexpected %s, got %s"):format(about(what), show(expected), show(got))
@@ -154,7 +157,11 @@ function Context.near(got, expected, tolerance, what)
   end)
 end
 
---- Returns the pattern's captures.
+--- The text must match the pattern. Returns the pattern's captures.
+---@param text string
+---@param pattern string  a Lua pattern
+---@param what? string  in front of the message when it does not
+---@return string ...
 function Context.match(text, pattern, what)
   check(type(text) == "string" and text:find(pattern), function()
     return ("%sexpected a match of %q, got %s"):format(about(what), pattern, show(text))
@@ -165,6 +172,8 @@ end
 --- Calls `f(...)`, which must raise an error of that kind, or one whose text the pattern matches.
 --- Returns the error.
 ---@param kind sluice.Kind|string
+---@param f fun(...): ...
+---@return any err
 function Context.raises(kind, f, ...)
   local outcome = table.pack(pcall(f, ...))
   local err = outcome[2]

@@ -38,6 +38,29 @@ T.test("a name, a function and a value are found", function(t)
   t.eq(annotations.of(7), nil)
 end)
 
+T.test("every public function has words, every argument a type, and no other argument is spoken of", function(t)
+  local count = 0
+  for _, page in ipairs(annotations.pages()) do
+    for _, f in ipairs(annotations.read(page)) do
+      local parts, typed = annotations.parts(f.doc), {}
+      t.ok(#parts.prose > 0, f.name .. " has no words")
+      for _, param in ipairs(parts.params) do
+        local name = param.name:gsub("%?$", "")
+        typed[name] = param.type ~= ""
+        t.ok(f.args:find("%f[%w_]" .. name .. "%f[^%w_]") or name == "...", f.name .. " has no argument " .. name)
+      end
+      for name in f.args:gmatch "[%a_][%w_]*" do
+        count = count + 1
+        t.ok(typed[name], ("%s: '%s' has no type"):format(f.name, name))
+      end
+    end
+  end
+  t.ok(count > 150, count)
+  local parts = annotations.parts { "@type fun(a: { b: c, d?: e }, f?: fun(g: h): i): table<j, k>" }
+  t.eq(parts.params, { { name = "a", type = "{ b: c, d?: e }" }, { name = "f?", type = "fun(g: h): i" } })
+  t.eq(parts.returns, { "table<j, k>" })
+end)
+
 -- PARTS and FUNCTIONS of sluice: whatever a script can write behind "sluice." is documented.
 T.test("every name of sluice is public in the annotations", function(t)
   local text = annotations.source "sluice"
