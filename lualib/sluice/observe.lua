@@ -224,23 +224,23 @@ local function stream_ended(call, stream, at)
   on:call_ended(call, at, outcome, what)
 end
 
---- stream.lua calls it when the answer is complete, broken, or closed.
-local function on_end(stream)
-  local call = stream.observed
-  if call and not call.ended then stream_ended(call, stream, core.now()) end
-end
-
 -- The same for a stream whose call has no record.
 local function light_ended(run, stream, at)
-  forget(run)
+  open[run], stream_of[run], open_count = nil, nil, open_count - 1
   local on, broken = observe.on, stream and stream.failure
-  if not on then return end
   if broken then return on:stream_over(run, at, "interrupted", broken) end
   on:stream_over(run, at, stream and stream.over and "ok" or "abandoned", stream and stream.assembler:usage() or nil)
 end
 
-local function on_light_end(stream)
-  if open[stream.run] then light_ended(stream.run, stream, core.now()) end
+--- The answer of a stream is complete, broken, or closed. While somebody listens; a second time changes nothing.
+---@param stream sluice.Stream
+function observe.settled(stream)
+  local call = stream.observed
+  if not call then
+    if open[stream.run] then light_ended(stream.run, stream, core.now()) end
+  elseif not call.ended then
+    stream_ended(call, stream, core.now())
+  end
 end
 
 --- Streams may be closed with their task group, or by the collector, without a word to Lua: tells of those
@@ -368,9 +368,8 @@ function observe.came(run, result)
     if observe.full then return end -- it began before anybody listened
     if not result.events then return observe.on:ask_answered(run, result) end
     observe.on:stream_began(run, result.ttft or core.now() - run.sent)
-    if result.over then return light_ended(run, result, core.now()) end
-    result.on_end = on_light_end
-    open[run], stream_of[run], open_count = true, result, open_count + 1
+    open[run], stream_of[run], open_count = true, result, open_count + 1 -- none of it in the stream: it is full
+    if result.over then light_ended(run, result, core.now()) end
     return
   end
   if call.ended then return end
@@ -386,7 +385,7 @@ function observe.came(run, result)
   call.first = call.sent + call.ttft
   observe.on:content(call, at, call.ttft)
   if result.over then return stream_ended(call, result, at) end
-  result.observed, result.on_end = call, on_end
+  result.observed = call
   open[call], stream_of[call], open_count = true, result, open_count + 1
 end
 

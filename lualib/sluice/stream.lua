@@ -6,6 +6,7 @@
 local core = require "sluice.core.task"
 local json = require "sluice.json"
 local errors = require "sluice.errors"
+local observe = require "sluice.observe"
 local usage_of = require "sluice.provider.usage"
 
 local AFTER_FINISH = 2    -- seconds to wait for usage once the answer is complete
@@ -54,7 +55,7 @@ end
 
 --- The answer is complete, broken, or given up: what it has used is known now.
 local function settle(self)
-  if self.on_end then self:on_end() end
+  if observe.on then observe.settled(self) end
   local charge = self.charge
   if not charge then return end
   self.charge = nil
@@ -284,7 +285,7 @@ function Stream:close()
     settle(self)
   end
   self.handle:close()
-  if self.on_end then self:on_end() end
+  if observe.on then observe.settled(self) end
 end
 
 Stream.__close = Stream.close
