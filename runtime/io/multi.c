@@ -9,6 +9,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -25,6 +26,8 @@ struct watcher {
   bool connection;       /* opened by us: closing comes through close_socket */
   int wanted;            /* CURL_POLL_IN | CURL_POLL_OUT */
 };
+
+#define DESCRIPTORS_WANTED 16384 /* one for each stream; where the system allows so many */
 
 static struct {
   CURLM *multi;
@@ -281,7 +284,19 @@ void multi_remove(struct easy *e) {
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
+/* Ordinary systems start a process with 1,024 descriptors and let it raise that by itself. */
+static void raise_descriptors(void) {
+  struct rlimit limit;
+  rlim_t wanted = DESCRIPTORS_WANTED;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  if (limit.rlim_max != RLIM_INFINITY && wanted > limit.rlim_max) wanted = limit.rlim_max;
+  if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= wanted) return;
+  limit.rlim_cur = wanted;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int network_init(void) {
+  raise_descriptors();
   if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) return -1;
   net.multi = curl_multi_init();
   if (net.multi == NULL) return -1;

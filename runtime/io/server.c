@@ -37,6 +37,7 @@
    EVHTTP_REQ_OPTIONS | EVHTTP_REQ_PATCH)
 
 struct server {
+  struct list link; /* in `servers` */
   struct evhttp *http;
   struct evhttp_bound_socket *bound; /* NULL once stopped */
   struct event *accepted;            /* made active when `fresh` has got one */
@@ -50,6 +51,8 @@ struct server {
   int port;
   bool ipv6, stopping;
 };
+
+static struct list servers = {&servers, &servers};
 
 struct evhttp_callbacks evhttp_callbacks;
 
@@ -296,11 +299,17 @@ static void on_pause_over(struct loop_timer *timer) {
   if (s->bound != NULL) evconnlistener_enable(evhttp_bound_socket_get_listener(s->bound));
 }
 
-/* Out of descriptors, most likely: the socket stays readable, so without a pause the loop spins. */
-static void on_accept_error(struct evconnlistener *listener, void *arg) {
-  struct server *s = arg;
-  evconnlistener_disable(listener);
-  loop_timer_arm(&s->pause, loop_refresh_us() + ACCEPT_PAUSE_US);
+/* Out of descriptors, most likely: the socket stays readable, so without a pause the loop spins.
+** The argument is evhttp's: the listener and its callbacks are shared with it. */
+static void on_accept_error(struct evconnlistener *listener, void *http) {
+  struct list *node;
+  list_each(node, &servers) {
+    struct server *s = list_entry(node, struct server, link);
+    if (s->http != http) continue;
+    evconnlistener_disable(listener);
+    loop_timer_arm(&s->pause, loop_refresh_us() + ACCEPT_PAUSE_US);
+    return;
+  }
 }
 
 static bool read_port(struct server *s, int fd) {
@@ -328,6 +337,7 @@ static void start(struct server *s) {
 }
 
 static void release(struct server *s) {
+  list_remove(&s->link);
   if (s->accepted != NULL) event_free(s->accepted);
   if (s->http != NULL) evhttp_free(s->http);
   free(s->by_fd);
@@ -342,6 +352,7 @@ struct server *server_listen(const struct server_options *o, char *error, size_t
   if (ok) {
     s->options = *o;
     s->options.address = NULL; /* the caller's */
+    list_append(&servers, &s->link);
     list_init(&s->fresh);
     list_init(&s->connections);
     list_init(&s->queue);

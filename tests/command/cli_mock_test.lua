@@ -3,6 +3,8 @@
 local T = require "harness"
 local C = require "command"
 
+local QUICK = "tests/fixtures/quick.lua"
+
 local lib = T.tmpdir()
 assert(os.execute(("mkdir -p '%s/sluice'"):format(lib)))
 T.write(lib .. "/sluice/mock.lua", [[
@@ -67,6 +69,25 @@ T.test("the embedded provider answers a model that has no key", function(t)
   r = C.run({ C.sluice, "--mock=scenario.lua", "-e", code }, { cwd = folder })
   t.eq(r.code, 4)
   t.match(r.stderr, "^sluice: cannot start the mock provider: scenario scenario%.lua, rule 1: [^\n]*nosuch[^\n]*\n$")
+end)
+
+T.test("out of descriptors: failures, and no crash; at the usual soft limit there are enough", function(t)
+  local path = T.tmpdir() .. "/many.lua"
+  T.write(path, [[
+local task = require "sluice".task
+local model = require "sluice".model { provider = "openai", model = "mock", limit = { concurrency = 700 }, retry = { attempts = 1 } }
+local list = {}
+for i = 1, 700 do list[i] = i end
+local failed = 0
+for _, r in ipairs(task.map(list, function() return model:stream "Hi":reply() end, { concurrency = 700, settle = true })) do
+  if not r.ok then failed = failed + 1 end
+end
+print(failed > 0)]])
+  for limit, failed in pairs { ["-n 40"] = "true\n", ["-Sn 1024"] = "false\n" } do
+    local r = C.run({ "sh", "-c", ("ulimit %s && exec '%s' run -q --mock='%s' '%s'"):format(limit, C.sluice, QUICK, path) },
+      { timeout = 50 })
+    t.eq({ r.code, r.signal, r.stdout }, { 0, nil, failed }, limit .. r.stderr)
+  end
 end)
 
 T.done()

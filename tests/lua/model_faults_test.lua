@@ -314,12 +314,12 @@ T.test("a prompt that is no UTF-8 is refused before it is sent", function(t)
 end)
 
 T.test("what is no request is told so", function(t)
-  local model = sluice.model { provider = "openai", model = "m", auth = "k", base_url = "http://127.0.0.1:1/v1" }
+  local nobody = sluice.model { provider = "openai", model = "m", auth = "k", base_url = "http://127.0.0.1:1/v1" }
   for _, name in ipairs { "ask", "stream" } do
     local words = ("model_faults_test.lua:%%d+: model.%s: called without its model; write a colon"):format(name)
-    t.raises(words, function() model[name] "Hello" end)
-    t.raises(words, function() model[name] { prompt = "Hello" } end)
-    t.raises(words, function() model[name]() end)
+    t.raises(words, function() nobody[name] "Hello" end)
+    t.raises(words, function() nobody[name] { prompt = "Hello" } end)
+    t.raises(words, function() nobody[name]() end)
   end
   local server <close> = S.start(answer)
   model = make(server)
