@@ -320,6 +320,25 @@ static void resize(unsigned short cols, unsigned short rows) {
     exec_fail(125, "cannot resize", "the terminal", run.master < 0 ? 0 : errno);
 }
 
+/* Are there signals the program has not taken yet? False where /proc does not tell. */
+static bool has_pending_signals(void) {
+  char path[64], text[4096];
+  snprintf(path, sizeof path, "/proc/%ld/status", (long)run.pid);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  ssize_t n = read(fd, text, sizeof text - 1);
+  close(fd);
+  text[n > 0 ? n : 0] = '\0';
+  const char *field = strstr(text, "ShdPnd:");
+  return field != NULL && strtoull(field + strlen("ShdPnd:"), NULL, 16) != 0;
+}
+
+/* Two equal signals are one to a program that has not taken the first before the second comes. */
+static void let_it_take_signals(void) {
+  const struct timespec moment = {.tv_nsec = 1000000};
+  for (int i = 0; i < 2000 && !run.exited && has_pending_signals(); i++) nanosleep(&moment, NULL);
+}
+
 static void do_steps(void) {
   for (; run.step < opt.step_count; run.step++) {
     const struct step *step = &opt.steps[run.step];
@@ -330,9 +349,11 @@ static void do_steps(void) {
       return;
     case SIGNAL:
       if (run.exited) return;
+      let_it_take_signals();
       kill(run.pid, step->signum);
       break;
     case SEND:
+      let_it_take_signals(); /* Ctrl-C on a terminal is one */
       enqueue(step->text, strlen(step->text));
       break;
     case SEND_EOF:
