@@ -322,7 +322,7 @@ T.test("what is no request is told so", function(t)
     t.raises(words, function() nobody[name]() end)
   end
   local server <close> = S.start(answer)
-  model = make(server)
+  local model = make(server)
   t.raises("the prompt is empty", function() model:ask "" end)
   t.raises("model:ask: ", function() model:ask(5) end)
   t.raises("model:stream: ", function() model:stream() end)
