@@ -5,35 +5,8 @@
 -- modes: asan
 local T = require "harness"
 local sluice = require "sluice"
-local core = require "sluice.core.task"
+local sweep = require "fault_sweep"
 local Reply = require "sluice.reply"
-
-local task = sluice.task
-
-local function sweep(name, scenario, after)
-  T.test(name, function(t)
-    if not core.fail_allocation then t.skip "this build has no hook for it (make MODE=asan)" end
-    scenario()
-    collectgarbage()
-    local n, raised = 0, 0
-    repeat
-      n = n + 1
-      collectgarbage "stop" -- the same allocations each time
-      core.fail_allocation(n)
-      local ok, err = pcall(task.deadline, 10, scenario)
-      local fired = core.fail_allocation(0)
-      collectgarbage "restart"
-      if not ok then
-        raised = raised + 1
-        local text = tostring(err)
-        if not text:find "memory" then t.eq(text, "an error about memory", "allocation " .. n) end
-      end
-      if after then after(t, n, ok) end
-    until not fired
-    t.ok(raised > 0, "it never mattered")
-    collectgarbage()
-  end)
-end
 
 local text = sluice.template '{{for x in list}}{{x.name | upper}}{{if not loop.last}}, {{end}}{{end}} {{note or "none"}}'
 sweep("a template", function()

@@ -4,7 +4,7 @@
 -- modes: asan
 local T = require "harness"
 local sluice = require "sluice"
-local core = require "sluice.core.task"
+local memory_sweep = require "fault_sweep"
 local process = require "sluice.core.process"
 local tokens = require "sluice.core.token"
 
@@ -12,32 +12,9 @@ local task = sluice.task
 
 sluice.log.configure { level = "error", write = function() end }
 
+-- The failure under test may come out by another way, when its own found no memory.
 local function sweep(name, scenario, after)
-  T.test(name, function(t)
-    if not core.fail_allocation then t.skip "this build has no hook for it (make MODE=asan)" end
-    scenario()
-    collectgarbage()
-    local n, raised = 0, 0
-    repeat
-      n = n + 1
-      collectgarbage "stop" -- the same allocations each time
-      core.fail_allocation(n)
-      local ok, err = pcall(task.deadline, 5, task.group, scenario)
-      local fired = core.fail_allocation(0)
-      collectgarbage "restart"
-      if not ok then
-        raised = raised + 1
-        local text = tostring(err)
-        -- the failure under test may come out by another way, when its own found no memory
-        if not text:find "memory" and not sluice.errors.is(err, "auth") then t.eq(text, "an error about memory", "allocation " .. n) end
-      end
-      if after then after(t, n) end
-    until not fired
-    t.ok(raised > 0, "it never mattered")
-    t.log(("%d allocations, %d of them raised"):format(n, raised))
-    collectgarbage()
-    collectgarbage()
-  end)
+  memory_sweep(name, scenario, after, { seconds = 5, also = "auth" })
 end
 
 sweep("a token that four tasks wait for", function()

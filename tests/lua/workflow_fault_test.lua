@@ -5,37 +5,10 @@
 -- modes: asan
 local T = require "harness"
 local sluice = require "sluice"
-local core = require "sluice.core.task"
+local sweep = require "fault_sweep"
 
 local files, pipeline, task = sluice.files, sluice.pipeline, sluice.task
 local folder = T.tmpdir()
-
-local function sweep(name, scenario, after)
-  T.test(name, function(t)
-    if not core.fail_allocation then t.skip "this build has no hook for it (make MODE=asan)" end
-    scenario()
-    collectgarbage()
-    local n, raised = 0, 0
-    repeat
-      n = n + 1
-      collectgarbage "stop" -- the same allocations each time
-      core.fail_allocation(n)
-      local ok, err = pcall(task.deadline, 10, task.group, scenario)
-      local fired = core.fail_allocation(0)
-      collectgarbage "restart"
-      if not ok then
-        raised = raised + 1
-        local text = tostring(err)
-        if not text:find "memory" then t.eq(text, "an error about memory", "allocation " .. n) end
-      end
-      if after then after(t, n) end
-    until not fired
-    t.ok(raised > 0, "it never mattered")
-    t.log(("%d allocations, %d of them raised"):format(n, raised))
-    collectgarbage()
-    collectgarbage()
-  end)
-end
 
 for i = 1, 20 do T.write(("%s/%d.txt"):format(folder, i), "text") end
 
