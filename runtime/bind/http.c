@@ -77,21 +77,25 @@ struct endpoint *http_check_endpoint(lua_State *L, int arg) {
 static int endpoint_free(lua_State *L) {
   struct endpoint *e = http_check_endpoint(L, 1);
   free(e->method);
-  if (e->url != NULL) explicit_bzero(e->url, strlen(e->url)); /* it may carry a password */
-  free(e->url);
+  place_free(e->place);
   free(e->label);
   header_list_free(e->headers);
   memset(e, 0, sizeof *e);
   return 0;
 }
 
-static char *copy_field(lua_State *L, const char *name, const char *absent) {
+/* Push the field, and return its text. */
+static const char *string_field(lua_State *L, const char *name, const char *absent) {
   lua_getfield(L, 1, name);
   const char *text = lua_isnil(L, -1) ? absent : lua_tostring(L, -1);
   if (text == NULL) luaL_error(L, "%s: a string expected, got %s", name, luaL_typename(L, -1));
   if (strlen(text) != lua_rawlen(L, -1) && !lua_isnil(L, -1))
     luaL_error(L, "%s: it holds a NUL byte", name);
-  char *copy = strdup(text);
+  return text;
+}
+
+static char *copy_field(lua_State *L, const char *name, const char *absent) {
+  char *copy = strdup(string_field(L, name, absent));
   if (copy == NULL) luaL_error(L, "not enough memory");
   lua_pop(L, 1);
   return copy;
@@ -145,9 +149,11 @@ static int new_endpoint(lua_State *L) {
   e->method = copy_field(L, "method", "GET");
   if (!is_token(e->method, strlen(e->method)))
     return luaL_error(L, "'%s' is not an HTTP method", e->method);
-  e->url = copy_field(L, "url", NULL);
-  e->label = make_label(e->method, e->url);
-  if (e->label == NULL) return luaL_error(L, "not enough memory");
+  const char *url = string_field(L, "url", NULL);
+  e->place = place_new(url);
+  e->label = make_label(e->method, url);
+  if (e->place == NULL || e->label == NULL) return luaL_error(L, "not enough memory");
+  lua_pop(L, 1);
   e->limits.connect_us = bind_field_seconds(L, 1, "connect", 0);
   e->limits.first_us = bind_field_seconds(L, 1, "first", 0);
   e->limits.idle_us = bind_field_seconds(L, 1, "idle", 0);
@@ -166,8 +172,7 @@ static int new_endpoint(lua_State *L) {
       lua_pop(L, 2);
     }
   }
-  static uint64_t places;
-  e->place = ++places;
+  if (!header_list_add_encodings(&e->headers)) return luaL_error(L, "not enough memory");
   lua_settop(L, 2);
   return 1;
 }
@@ -187,12 +192,11 @@ void http_read_call(lua_State *L, struct endpoint *e, int first, struct transfer
   int top = lua_gettop(L);
   memset(spec, 0, sizeof *spec);
   spec->method = e->method;
-  spec->url = e->url;
+  spec->place = e->place;
   spec->common = e->headers;
   spec->limits = e->limits;
   spec->receive_buffer = e->receive_buffer;
   spec->load = &e->load;
-  spec->place = e->place;
   if (!lua_isnoneornil(L, first)) spec->body = luaL_checklstring(L, first, &spec->body_len);
   if (!lua_isnoneornil(L, first + 1)) spec->limits.total_us = bind_check_seconds(L, first + 1);
   for (int i = first + 2; i < top; i += 2) { /* check all before the first is taken */

@@ -13,13 +13,13 @@
 
 /* Where requests go and how long they may take; made once, used by many. */
 struct endpoint {
-  char *method, *url;
+  char *method;
+  struct place *place;
   char *label; /* "POST https://host/path", without user, password and query: for messages */
   struct header_list *headers;
   struct transfer_limits limits;
   size_t receive_buffer;
-  uint64_t place; /* of transfer_spec */
-  size_t load;    /* requests under way; what they are for keeps the endpoint alive */
+  size_t load; /* requests under way; what they are for keeps the endpoint alive */
 };
 
 struct endpoint *http_check_endpoint(lua_State *L, int arg);

@@ -238,7 +238,7 @@ static struct easy *new_easy(void) {
   curl_easy_setopt(c, CURLOPT_HEADERDATA, e);
   curl_easy_setopt(c, CURLOPT_OPENSOCKETFUNCTION, open_socket);
   curl_easy_setopt(c, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
-  curl_easy_setopt(c, CURLOPT_ACCEPT_ENCODING, "gzip, deflate");
+  curl_easy_setopt(c, CURLOPT_ACCEPT_ENCODING, MULTI_ENCODINGS);
   curl_easy_setopt(c, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
   curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 0L);
   curl_easy_setopt(c, CURLOPT_TCP_KEEPALIVE, 1L);
@@ -248,6 +248,8 @@ static struct easy *new_easy(void) {
 #else
   curl_easy_setopt(c, CURLOPT_PROTOCOLS, (long)(CURLPROTO_HTTP | CURLPROTO_HTTPS));
 #endif
+  if (net.proxies[false] == NULL && net.proxies[true] == NULL)
+    curl_easy_setopt(c, CURLOPT_NOPROXY, "*"); /* or it looks for six variables in every request */
   const char *name, *bundle = ca_bundle(&name);
   if (bundle != NULL) curl_easy_setopt(c, CURLOPT_CAINFO, bundle);
   return e;

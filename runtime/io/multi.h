@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define MULTI_ENCODINGS "gzip, deflate" /* what libcurl undoes for us */
+
 struct transfer;
 
 /* A pooled easy handle. Options that never change are set once, when it is made. */
@@ -13,7 +15,7 @@ struct easy {
   CURL *curl;
   struct easy *next_free;
   struct transfer *owner;
-  uint64_t place; /* what its URL, method and connect timeout are set for; 0: nothing */
+  uint64_t place; /* what its URL, method and connect timeout are set for, by number; 0: nothing */
   bool sends;     /* … with a body */
   bool posts;     /* the request under way has CURLOPT_POSTFIELDS */
   bool local;     /* its URL is on this machine, where no proxy is asked */

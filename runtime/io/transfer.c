@@ -61,6 +61,13 @@ void header_list_free(struct header_list *list) {
   free_until(list, NULL);
 }
 
+bool header_list_add_encodings(struct header_list **list) {
+  static const char name[] = "Accept-Encoding", value[] = MULTI_ENCODINGS;
+  for (const struct curl_slist *node = slist(*list); node != NULL; node = node->next)
+    if (strncasecmp(node->data, name, sizeof name - 1) == 0) return true; /* the script's own */
+  return header_list_add(list, name, sizeof name - 1, value, sizeof value - 1);
+}
+
 /* The transfer's own lines first, then the shared ones, as one list. */
 static struct curl_slist *join_headers(struct transfer *t) {
   if (t->own == NULL) return slist(t->common);
@@ -426,20 +433,52 @@ static long receive_buffer(const struct transfer_spec *spec) {
   return active < TRANSFERS_MANY ? (long)RECEIVE_BUFFER : (long)RECEIVE_BUFFER_MANY;
 }
 
+struct place {
+  uint64_t number;
+  char *url;
+  CURLU *parts; /* of the URL; NULL: it is none, and libcurl says so */
+  bool local;
+};
+
 /* No proxy reaches our own localhost, only its own: the mock, a local model, a test's server. */
-static bool is_local(const char *url) {
-  CURLU *parts = curl_url();
+static bool is_local(CURLU *parts) {
   char *host = NULL;
-  if (parts != NULL && curl_url_set(parts, CURLUPART_URL, url, 0) == CURLUE_OK)
-    curl_url_get(parts, CURLUPART_HOST, &host, 0);
+  if (curl_url_get(parts, CURLUPART_HOST, &host, 0) != CURLUE_OK) return false;
   struct in_addr address;
   bool local =
-      host != NULL &&
-      (strcasecmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0 ||
-       (inet_pton(AF_INET, host, &address) == 1 && ntohl(address.s_addr) >> 24 == IN_LOOPBACKNET));
+      strcasecmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0 ||
+      (inet_pton(AF_INET, host, &address) == 1 && ntohl(address.s_addr) >> 24 == IN_LOOPBACKNET);
   curl_free(host);
-  curl_url_cleanup(parts);
   return local;
+}
+
+struct place *place_new(const char *url) {
+  static uint64_t numbers;
+  struct place *p = calloc(1, sizeof *p);
+  if (p == NULL) return NULL;
+  p->number = ++numbers;
+  p->url = strdup(url);
+  p->parts = curl_url();
+  if (p->url == NULL || p->parts == NULL) {
+    place_free(p);
+    return NULL;
+  }
+  /* as libcurl reads a URL that it is given as text */
+  if (curl_url_set(p->parts, CURLUPART_URL, url, CURLU_GUESS_SCHEME | CURLU_NON_SUPPORT_SCHEME) !=
+      CURLUE_OK) {
+    curl_url_cleanup(p->parts);
+    p->parts = NULL;
+  }
+  p->local = p->parts != NULL && is_local(p->parts);
+  return p;
+}
+
+void place_free(struct place *p) {
+  if (p == NULL) return;
+  if (p->url != NULL) explicit_bzero(p->url, strlen(p->url)); /* it may carry a password */
+  free(p->url);
+  curl_url_cleanup(p->parts);
+  free(p);
 }
 
 /* What is the same for all requests to one place is set once, as long as the handle keeps to it. */
@@ -448,15 +487,18 @@ static CURLcode point_at(struct easy *e, const struct transfer_spec *spec) {
   if (e->receive_buffer != buffer) curl_easy_setopt(e->curl, CURLOPT_BUFFERSIZE, buffer);
   e->receive_buffer = buffer;
   bool sends = spec->body != NULL;
-  if (spec->place != 0 && e->place == spec->place && e->sends == sends) return CURLE_OK;
-  e->place = spec->place;
+  const struct place *place = spec->place;
+  if (e->place == place->number && e->sends == sends) return CURLE_OK;
+  e->place = place->number;
   e->sends = sends;
   set_method(e->curl, spec);
   /* rounded up: 0 would be libcurl's default */
   curl_easy_setopt(e->curl, CURLOPT_CONNECTTIMEOUT_MS,
                    (long)((spec->limits.connect_us + 999) / 1000));
-  CURLcode bad = curl_easy_setopt(e->curl, CURLOPT_URL, spec->url);
-  bool local = (multi_proxy(true) != NULL || multi_proxy(false) != NULL) && is_local(spec->url);
+  /* The text as well: it is what libcurl names in messages. */
+  CURLcode bad = curl_easy_setopt(e->curl, CURLOPT_URL, place->url);
+  if (bad == CURLE_OK) bad = curl_easy_setopt(e->curl, CURLOPT_CURLU, place->parts);
+  bool local = (multi_proxy(true) != NULL || multi_proxy(false) != NULL) && place->local;
   if (local != e->local) curl_easy_setopt(e->curl, CURLOPT_PROXY, local ? "" : NULL);
   e->local = local;
   if (bad != CURLE_OK) e->place = 0;

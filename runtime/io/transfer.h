@@ -14,12 +14,20 @@
 #include "base/err.h"
 #include "io/loop.h"
 
+/* Where requests go: a URL that has been taken apart, so that it need not be for each of them. */
+struct place;
+/* NULL: out of memory. A URL that is none is found out at the start of a transfer. */
+struct place *place_new(const char *url);
+void place_free(struct place *p); /* only when no transfer to it is under way */
+
 /* Request headers, made once and shared by many transfers, or for one. */
 struct header_list; /* opaque: a libcurl list underneath */
 /* Prepends "Name: value"; a NULL value keeps libcurl from sending its own header of that name.
 ** False: out of memory. Values are wiped when the list is freed. */
 bool header_list_add(struct header_list **list, const char *name, size_t name_len,
                      const char *value, size_t value_len);
+/* Adds what we can decode. libcurl would do it, but writes its own line anew for every request. */
+bool header_list_add_encodings(struct header_list **list);
 void header_list_free(struct header_list *list);
 
 struct transfer_limits {
@@ -33,15 +41,15 @@ struct transfer_limits {
 };
 
 struct transfer_spec {
-  const char *method, *url;
+  const char *method;
+  const struct place *place; /* borrowed until the transfer is done */
   const char *body; /* borrowed: must stay until the transfer is done; NULL: none */
   size_t body_len;
   struct header_list *common; /* borrowed */
   struct header_list *own;    /* taken over, also when starting fails */
   struct transfer_limits limits;
   size_t receive_buffer; /* bytes libcurl reads at once; 0: its default */
-  uint64_t place; /* the same for the same URL, method and connect timeout; 0: tells nothing */
-  size_t *load;   /* counts those that are under way; NULL, or it outlives the transfer */
+  size_t *load; /* counts those that are under way; NULL, or it outlives the transfer */
 };
 
 enum sink_status { SINK_TAKEN, SINK_PAUSE, SINK_EVENT_TOO_LARGE, SINK_BODY_TOO_LARGE, SINK_NOMEM };
