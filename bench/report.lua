@@ -276,12 +276,15 @@ local function progress(...)
   if tty then io.stderr:write("\r\27[K", string.format(...)) end
 end
 
+local function runs_of(row)
+  return math.min(row.runs or flags.runs, flags.runs) * (row.turns or 1)
+end
+
 --- Every run of one row: per client a list of fields by number of the run. The order alternates, so
 --- that none always runs after the same other.
 local function measure_row(row, peers)
   local args = smaller(row.args, row.mode)
-  local runs = math.min(row.runs or flags.runs, flags.runs)
-  local results = {}
+  local runs, results = runs_of(row), {}
   for i = 1, runs do
     local turn = {}
     local function add(client, its_args, name)
@@ -316,7 +319,7 @@ end
 
 local function values(runs, row)
   local list = {}
-  for i = 1, flags.runs do
+  for i = 1, runs_of(row) do
     local fields = runs and runs[i]
     if fields then list[#list + 1] = fields[row.value] * (row.scale or 1) end
   end
@@ -326,7 +329,7 @@ end
 --- Median, least and greatest of b/a, run by run; and the best of b by the best of a.
 local function ratios(a, b, row)
   local list, best_a, best_b = {}, math.huge, math.huge
-  for i = 1, flags.runs do
+  for i = 1, runs_of(row) do
     local x, y = a and a[i], b and b[i]
     if x and y then
       list[#list + 1] = y[row.value] / x[row.value]
@@ -377,7 +380,7 @@ local function server_line(row, results)
   local worst, whose = 0, "nobody"
   for name, runs in pairs(results) do
     local shares = {}
-    for i = 1, flags.runs do
+    for i = 1, runs_of(row) do
       local fields = runs[i]
       if fields then
         shares[#shares + 1] = is_paced and fields.server_busy or fields.server_us / fields.cpu_us_per_unit

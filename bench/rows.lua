@@ -16,6 +16,7 @@ local rows = {}
 ---@field goal? number           ratio to bare libcurl, or to the `base` of a row of tasks
 ---@field most? number           absolute goal, in `unit`
 ---@field runs? integer          fewer runs, for what hardly varies
+---@field turns? integer         so many times as many, for what is short: a machine's moods fall on all alike
 ---@field peers? table<string, integer>  arguments for the peers where they differ; absent: no peers
 ---@field of? string             a second figure of that row's measurements
 ---@field what? string           tasks: what is measured
@@ -28,17 +29,17 @@ local function paced(args) return 5 * args.n * args.streams end
 ---@type bench.Row[]
 rows.list = {
   { id = "ask1", title = "ask, one at a time", unit = "µs", mode = "ask", value = "cpu_us_per_unit",
-    args = { n = 8000, concurrency = 1 }, goal = 1.4, text = asked, peers = { n = 1000 } },
+    args = { n = 3000, concurrency = 1 }, turns = 3, goal = 1.4, text = asked, peers = { n = 1000 } },
   { id = "ask50", title = "ask, 50 at a time", unit = "µs", mode = "ask", value = "cpu_us_per_unit",
-    args = { n = 40000, concurrency = 50 }, goal = 1.6, text = asked, peers = { n = 4000 } },
+    args = { n = 15000, concurrency = 50 }, turns = 3, goal = 1.6, text = asked, peers = { n = 4000 } },
   { id = "ask1000", title = "ask, 1,000 at a time", unit = "µs", mode = "ask", value = "cpu_us_per_unit",
-    args = { n = 20000, concurrency = 1000 }, goal = 1.4, text = asked, peers = { n = 4000 } },
+    args = { n = 10000, concurrency = 1000 }, turns = 2, goal = 1.4, text = asked, peers = { n = 4000 } },
   { id = "messages50", title = "ask { messages = … }, 50 at a time", unit = "µs", mode = "ask",
     value = "cpu_us_per_unit", args = { n = 20000, concurrency = 50 }, sluice = { messages = 1 }, text = asked },
   { id = "stream", title = "text delta, full speed", unit = "µs", mode = "stream", value = "cpu_us_per_unit",
-    args = { n = 960000 }, goal = 2.0, text = streamed, peers = { n = 32000 } },
+    args = { n = 480000 }, turns = 3, goal = 2.0, text = streamed, peers = { n = 32000 } },
   { id = "events", title = "full event, full speed", unit = "µs", mode = "events", value = "cpu_us_per_unit",
-    args = { n = 320000 }, goal = 4, text = streamed },
+    args = { n = 160000 }, turns = 3, goal = 4, text = streamed },
   { id = "paced", title = "text delta, 500 paced streams", unit = "µs", mode = "paced", value = "cpu_us_per_unit",
     args = { streams = 500, n = 32, gap = 100, delay = 500 }, goal = 1.15, text = paced, peers = { delay = 5000 } },
   { id = "parked", title = "… beside 3,000 silent ones", unit = "µs", mode = "paced", value = "cpu_us_per_unit",

@@ -381,10 +381,9 @@ end
 local function plain_reply(self, response)
   local fast, opts = self.spoken.fast, self.opts
   if not fast or self.quirks.think_tags then return nil end
-  local text, reason, rid, model, input, output, total, cached, reasoning = response:answer(fast)
+  local text, reason, rid, model, input, output, total, cached, reasoning, ttft, elapsed = response:answer(fast)
   local finish = text and PLAIN[reason]
   if not finish then return nil end
-  local ttft, elapsed = response:times()
   return { text = text, finish_reason = finish, finish_reason_raw = reason, id = rid, model = model or opts.model,
     usage = input and { input_tokens = input, output_tokens = output,
       total_tokens = total or output and input + output, cached_tokens = cached or 0,

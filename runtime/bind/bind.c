@@ -10,6 +10,24 @@
 #define SECONDS_MAX 1e9 /* 31 years: more is a mistake, and it must fit in microseconds */
 #define HANDLE_FIELD "__sluice_handle"
 
+void bind_new_type(lua_State *L, const char *type, const luaL_Reg *methods) {
+  luaL_newmetatable(L, type);
+  lua_pushvalue(L, -1);
+  luaL_setfuncs(L, methods, 1);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -2, "__index");
+}
+
+void *bind_check_self(lua_State *L, const char *type) {
+  void *self = lua_touserdata(L, 1);
+  if (self != NULL && lua_getmetatable(L, 1)) {
+    int same = lua_rawequal(L, -1, lua_upvalueindex(1));
+    lua_pop(L, 1);
+    if (same) return self;
+  }
+  return luaL_checkudata(L, 1, type);
+}
+
 int64_t bind_check_seconds(lua_State *L, int arg) {
   lua_Number s = luaL_checknumber(L, arg);
   luaL_argcheck(L, isfinite(s) && s >= 0 && s <= SECONDS_MAX, arg,

@@ -30,6 +30,13 @@ int luaopen_sluice_core_library(lua_State *L);
 /* Put every module into package.preload, replace pcall, xpcall and coroutine.*. */
 void bind_open(lua_State *L);
 
+/* Create the metatable of a userdata type, push it; the methods, which are its __index, too, have it
+** as their upvalue 1. */
+void bind_new_type(lua_State *L, const char *type, const luaL_Reg *methods);
+/* For these methods: luaL_checkudata(L, 1, type) without a look-up by name where that is not needed.
+ */
+void *bind_check_self(lua_State *L, const char *type);
+
 /* A span of seconds (finite, not negative) as microseconds; raises naming the argument. */
 int64_t bind_check_seconds(lua_State *L, int arg);
 /* The same for an optional field of the options table at `index`; `absent` when it is nil. */

@@ -210,10 +210,7 @@ int luaopen_sluice_core_file(lua_State *L) {
                                        {"kind", file_kind},     {"mkdir", file_mkdir},
                                        {"list", file_list},     {"replace", file_replace},
                                        {"base64", file_base64}, {NULL, NULL}};
-  luaL_newmetatable(L, LOCK_TYPE);
-  luaL_setfuncs(L, methods, 0);
-  lua_pushvalue(L, -1);
-  lua_setfield(L, -2, "__index");
+  bind_new_type(L, LOCK_TYPE, methods);
   bind_set_handle_offset(L, offsetof(struct lock, handle));
   lua_pop(L, 1);
   luaL_newlib(L, functions);

@@ -25,10 +25,17 @@
 static bool is_token(const char *s, size_t n) {
   for (size_t i = 0; i < n; i++) {
     unsigned char c = (unsigned char)s[i];
-    bool alnum = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
-    if (!alnum && (c == '\0' || strchr("!#$%&'*+-.^_`|~", c) == NULL)) return false;
+    bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-';
+    if (!plain && (c == '\0' || strchr("!#$%&'*+.^_`|~", c) == NULL)) return false;
   }
   return n > 0;
+}
+
+/* A byte that would end a header's line too early, or NULL. */
+static const char *forges(const char *value, size_t n) {
+  const char *at = memchr(value, '\n', n);
+  if (at == NULL) at = memchr(value, '\r', n);
+  return at != NULL ? at : memchr(value, '\0', n);
 }
 
 static const char *check_value(lua_State *L, int index, const char *name, size_t *len) {
@@ -40,12 +47,12 @@ static const char *check_value(lua_State *L, int index, const char *name, size_t
                  luaL_typename(L, index));
     value = lua_tolstring(L, index, len);
   }
-  for (size_t i = 0; i < *len; i++)
-    if (value[i] == '\r' || value[i] == '\n' || value[i] == '\0')
-      luaL_error(L,
-                 "header '%s': its value holds a line break or a NUL at byte %d, which would "
-                 "forge another header (a key file with a trailing newline?)",
-                 name, (int)i + 1);
+  const char *at = forges(value, *len);
+  if (at != NULL)
+    luaL_error(L,
+               "header '%s': its value holds a line break or a NUL at byte %d, which would "
+               "forge another header (a key file with a trailing newline?)",
+               name, (int)(at - value) + 1);
   return value;
 }
 
@@ -70,12 +77,12 @@ static void add_header(lua_State *L, struct header_list **list, int index) {
 
 /* ---- endpoints ------------------------------------------------------------------------------- */
 
-struct endpoint *http_check_endpoint(lua_State *L, int arg) {
-  return luaL_checkudata(L, arg, ENDPOINT_TYPE);
+struct endpoint *http_check_endpoint(lua_State *L) {
+  return bind_check_self(L, ENDPOINT_TYPE);
 }
 
 static int endpoint_free(lua_State *L) {
-  struct endpoint *e = http_check_endpoint(L, 1);
+  struct endpoint *e = http_check_endpoint(L);
   free(e->method);
   place_free(e->place);
   free(e->label);
@@ -178,13 +185,13 @@ static int new_endpoint(lua_State *L) {
 }
 
 static int endpoint_label(lua_State *L) {
-  lua_pushstring(L, http_check_endpoint(L, 1)->label);
+  lua_pushstring(L, http_check_endpoint(L)->label);
   return 1;
 }
 
 /* endpoint:load() -> how many of its requests are under way. */
 static int endpoint_load(lua_State *L) {
-  lua_pushinteger(L, (lua_Integer)http_check_endpoint(L, 1)->load);
+  lua_pushinteger(L, (lua_Integer)http_check_endpoint(L)->load);
   return 1;
 }
 
@@ -359,10 +366,7 @@ int luaopen_sluice_core_http(lua_State *L) {
                                      {NULL, NULL}};
   static const luaL_Reg functions[] = {
       {"endpoint", new_endpoint}, {"resolve", resolve}, {NULL, NULL}};
-  luaL_newmetatable(L, ENDPOINT_TYPE);
-  luaL_setfuncs(L, methods, 0);
-  lua_pushvalue(L, -1);
-  lua_setfield(L, -2, "__index");
+  bind_new_type(L, ENDPOINT_TYPE, methods);
   lua_pop(L, 1);
   http_open_response(L);
   http_open_stream(L);

@@ -22,7 +22,7 @@ struct endpoint {
   size_t load; /* requests under way; what they are for keeps the endpoint alive */
 };
 
-struct endpoint *http_check_endpoint(lua_State *L, int arg);
+struct endpoint *http_check_endpoint(lua_State *L); /* the first argument */
 
 /* Read (body, total seconds or nil, name, value, …) from `first` on into a spec. A value is a
 ** string or a secret; a nil name is passed over. Raises before anything is acquired. */

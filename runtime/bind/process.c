@@ -401,10 +401,7 @@ int luaopen_sluice_core_process(lua_State *L) {
       {"__close", process_close_}, {"__gc", process_close_},    {NULL, NULL}};
   static const luaL_Reg functions[] = {
       {"spawn", spawn}, {"signal_name", signal_name}, {"count", count}, {NULL, NULL}};
-  luaL_newmetatable(L, PROCESS_TYPE);
-  luaL_setfuncs(L, methods, 0);
-  lua_pushvalue(L, -1);
-  lua_setfield(L, -2, "__index");
+  bind_new_type(L, PROCESS_TYPE, methods);
   bind_set_handle_offset(L, offsetof(struct box, handle));
   lua_pop(L, 1);
   luaL_newlib(L, functions);

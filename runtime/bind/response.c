@@ -22,7 +22,7 @@ struct response {
 /* User values: 1 the endpoint, 2 the request's body and later the reply's. */
 
 static struct response *check_response(lua_State *L) {
-  return luaL_checkudata(L, 1, RESPONSE_TYPE);
+  return bind_check_self(L, RESPONSE_TYPE);
 }
 
 static void notify(struct transfer *t) {
@@ -58,7 +58,7 @@ static int finished(lua_State *L, int status, lua_KContext ctx) {
 /* endpoint:request(body, total, name, value, …) -> response | false, kind, phase, message, elapsed
  */
 int http_endpoint_request(lua_State *L) {
-  struct endpoint *e = http_check_endpoint(L, 1);
+  struct endpoint *e = http_check_endpoint(L);
   struct transfer_spec spec;
   task_check(L);
   struct response *r = lua_newuserdatauv(L, sizeof *r, 2);
@@ -127,7 +127,8 @@ static void push_count(lua_State *L, int64_t n) {
 }
 
 /* response:answer("openai" | "anthropic") -> text, finish, id, model, input, output, total, cached,
-** reasoning tokens; or nil when the reply is anything but one plain text answer. */
+** reasoning tokens, and what times() says; or nil when the reply is anything but one plain text
+** answer. */
 static int response_answer(lua_State *L) {
   static const char *const protocols[] = {"openai", "anthropic", NULL};
   struct response *r = check_response(L);
@@ -154,7 +155,7 @@ static int response_answer(lua_State *L) {
   push_count(L, a.total_tokens);
   push_count(L, a.cached_tokens);
   push_count(L, a.reasoning_tokens);
-  return 9;
+  return 9 + http_times(L, &r->transfer);
 }
 
 static int response_free(lua_State *L) {
@@ -168,9 +169,6 @@ void http_open_response(lua_State *L) {
       {"status", response_status}, {"header", response_header}, {"headers", response_headers},
       {"times", response_times},   {"limits", response_limits}, {"body", response_body},
       {"answer", response_answer}, {"__gc", response_free},     {NULL, NULL}};
-  luaL_newmetatable(L, RESPONSE_TYPE);
-  luaL_setfuncs(L, methods, 0);
-  lua_pushvalue(L, -1);
-  lua_setfield(L, -2, "__index");
+  bind_new_type(L, RESPONSE_TYPE, methods);
   lua_pop(L, 1);
 }

@@ -476,10 +476,7 @@ int luaopen_sluice_core_secret(lua_State *L) {
                                        {"scrub", scrub},
                                        {"redact", redact},
                                        {NULL, NULL}};
-  luaL_newmetatable(L, SECRET_TYPE);
-  luaL_setfuncs(L, methods, 0);
-  lua_pushvalue(L, -1);
-  lua_setfield(L, -2, "__index");
+  bind_new_type(L, SECRET_TYPE, methods);
   lua_pushliteral(L, "sluice.secret");
   lua_setfield(L, -2, "__metatable"); /* getmetatable shows only the name */
   lua_pop(L, 1);

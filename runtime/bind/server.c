@@ -243,10 +243,7 @@ int luaopen_sluice_core_server(lua_State *L) {
       {"port", listener_port},   {"load", listener_load},     {"closed", listener_closed},
       {"__gc", listener_close},  {"__close", listener_close}, {NULL, NULL}};
   static const luaL_Reg functions[] = {{"listen", core_listen}, {NULL, NULL}};
-  luaL_newmetatable(L, LISTENER_TYPE);
-  luaL_setfuncs(L, methods, 0);
-  lua_pushvalue(L, -1);
-  lua_setfield(L, -2, "__index");
+  bind_new_type(L, LISTENER_TYPE, methods);
   bind_set_handle_offset(L, offsetof(struct listener, handle));
   lua_pop(L, 1);
   luaL_newlib(L, functions);

@@ -44,7 +44,7 @@ struct http_stream {
 enum { UV_ENDPOINT = 1, UV_BODY, UV_PENDING, UV_PERMIT, UV_COUNT = UV_PERMIT };
 
 static struct http_stream *check_stream(lua_State *L) {
-  return luaL_checkudata(L, 1, STREAM_TYPE);
+  return bind_check_self(L, STREAM_TYPE);
 }
 
 static void wake(struct http_stream *s) {
@@ -116,7 +116,7 @@ static int opened(lua_State *L, int status, lua_KContext ctx) {
 /* endpoint:stream(body, total, name, value, …) -> stream, as soon as the headers are there
 ** | false, kind, phase, message, elapsed */
 int http_endpoint_stream(lua_State *L) {
-  struct endpoint *e = http_check_endpoint(L, 1);
+  struct endpoint *e = http_check_endpoint(L);
   struct transfer_spec spec;
   task_check(L);
   struct http_stream *s = lua_newuserdatauv(L, sizeof *s, UV_COUNT);
@@ -587,10 +587,7 @@ void http_open_stream(lua_State *L) {
                                      {"__close", stream_close},
                                      {"__gc", stream_gc},
                                      {NULL, NULL}};
-  luaL_newmetatable(L, STREAM_TYPE);
-  luaL_setfuncs(L, methods, 0);
-  lua_pushvalue(L, -1);
-  lua_setfield(L, -2, "__index");
+  bind_new_type(L, STREAM_TYPE, methods);
   bind_set_handle_offset(L, offsetof(struct http_stream, handle));
   lua_pop(L, 1);
 }

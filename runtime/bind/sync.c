@@ -22,7 +22,7 @@ static int new_semaphore(lua_State *L) {
 }
 
 static struct semaphore *check_semaphore(lua_State *L) {
-  return luaL_checkudata(L, 1, SEMAPHORE_TYPE);
+  return bind_check_self(L, SEMAPHORE_TYPE);
 }
 
 static int acquired_k(lua_State *L, int status, lua_KContext ctx) {
@@ -88,7 +88,7 @@ static int new_channel(lua_State *L) {
 }
 
 static struct channel *check_channel(lua_State *L) {
-  return luaL_checkudata(L, 1, CHANNEL_TYPE);
+  return bind_check_self(L, CHANNEL_TYPE);
 }
 
 static int put(lua_State *L, struct channel *c) {
@@ -201,14 +201,6 @@ static int channel_len(lua_State *L) {
   return 1;
 }
 
-static void new_type(lua_State *L, const char *name, const luaL_Reg *methods) {
-  luaL_newmetatable(L, name);
-  luaL_setfuncs(L, methods, 0);
-  lua_pushvalue(L, -1);
-  lua_setfield(L, -2, "__index");
-  lua_pop(L, 1);
-}
-
 int luaopen_sluice_core_sync(lua_State *L) {
   static const luaL_Reg semaphore_methods[] = {
       {"acquire", semaphore_acquire}, {"try_acquire", semaphore_try},
@@ -223,8 +215,8 @@ int luaopen_sluice_core_sync(lua_State *L) {
                                              {NULL, NULL}};
   static const luaL_Reg functions[] = {
       {"semaphore", new_semaphore}, {"channel", new_channel}, {NULL, NULL}};
-  new_type(L, SEMAPHORE_TYPE, semaphore_methods);
-  new_type(L, CHANNEL_TYPE, channel_methods);
+  bind_new_type(L, SEMAPHORE_TYPE, semaphore_methods);
+  bind_new_type(L, CHANNEL_TYPE, channel_methods);
   luaL_newlib(L, functions);
   return 1;
 }
