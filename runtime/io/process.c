@@ -379,7 +379,7 @@ static bool set_attributes(posix_spawnattr_t *attributes) {
   sigemptyset(&none);
   sigemptyset(&defaults);
   sigaddset(&defaults, SIGPIPE); /* ignored by us, and that would be inherited */
-  sigaddset(&defaults, SIGVTALRM);
+  sigaddset(&defaults, SIGPROF);
   sigaddset(&defaults, SIGUSR1);
   short flags = POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF;
   return posix_spawnattr_setflags(attributes, flags) == 0 &&

@@ -25,7 +25,7 @@ static struct {
 
 static void handle(int signo) {
   int saved = errno;
-  if (signo == SIGVTALRM) {
+  if (signo == SIGPROF) {
     sig.hooks.on_cpu_tick_async();
   } else {
     if (signo == SIGINT) {
@@ -87,18 +87,19 @@ int signal_init(const struct signal_hooks *hooks) {
   if (sig.readable == NULL || event_add(sig.readable, NULL) != 0) return -1;
   signal(SIGPIPE, SIG_IGN); /* a closed peer is an error of the write, not the end of the process */
   if (install(SIGINT, 0) || install(SIGTERM, 0) || install(SIGUSR1, SA_RESTART) ||
-      install(SIGVTALRM, SA_RESTART))
+      install(SIGPROF, SA_RESTART))
     return -1;
-  /* Counts only the CPU time this process uses: an idle program is never woken. */
+  /* Counts only the CPU time this process uses, in its own code or in the kernel on its behalf: an
+  ** idle program is never woken. */
   struct itimerval every = {.it_interval = {.tv_usec = SIGNAL_CPU_TICK_MS * 1000},
                             .it_value = {.tv_usec = SIGNAL_CPU_TICK_MS * 1000}};
-  return setitimer(ITIMER_VIRTUAL, &every, NULL);
+  return setitimer(ITIMER_PROF, &every, NULL);
 }
 
 void signal_close(void) {
   struct itimerval off = {0};
-  setitimer(ITIMER_VIRTUAL, &off, NULL);
-  signal(SIGVTALRM, SIG_IGN);
+  setitimer(ITIMER_PROF, &off, NULL);
+  signal(SIGPROF, SIG_IGN);
   signal(SIGINT, SIG_DFL);
   signal(SIGTERM, SIG_DFL);
   signal(SIGUSR1, SIG_IGN);
