@@ -465,12 +465,6 @@ function Place:__close()
   if self.permits then self.permits:release() end
 end
 
--- A handle that is closed unless the stream on it was committed.
-local Opening = {}
-function Opening:__close()
-  if self.handle then self.handle:close() end
-end
-
 -- What a stream asks of the call it belongs to.
 
 function Stream.decorate(stream, err)
@@ -530,7 +524,7 @@ local REFUSED = { authentication_error = true, invalid_authentication_error = tr
 
 --- The status was 200, and the first event refuses the credential: what a 401 is, so it is answered as one
 --- (token/authorized.lua), once. Returns the other stream, or nil when there is nothing else to offer.
-local function stream_again(run, opening, place, refused, err)
+local function stream_again(run, place, refused, err)
   local self, endpoint = run.model, run.endpoint
   if err.status or not REFUSED[tostring(err.code)] or not endpoint.refused or not endpoint:refused(refused) then
     return nil
@@ -543,14 +537,15 @@ local function stream_again(run, opening, place, refused, err)
   if name then handle, kind, phase, message, elapsed = endpoint:stream_again(run.body, call.total(run), name, run.id)
   else handle, kind, phase, message, elapsed = endpoint:stream_again(run.body, call.total(run)) end
   if not handle then call.fail(run, { kind = kind, phase = phase, message = message, elapsed = elapsed }) end
-  opening.handle = handle
+  local opening <close> = handle -- luacheck: ignore 211
   handle:hold(place.permits)
   place.permits = nil
   local stream, status = new_stream(run, handle), handle:status()
   if status >= 200 and status <= 299 and handle:is_events() then err = stream:commit()
   else err = other_than_events(run, handle, stream) end
-  if not err then return stream, handle end
-  call.fail(run, err, handle)
+  if err then call.fail(run, err, handle) end
+  handle:keep()
+  return stream, handle
 end
 
 --- One attempt of stream: a stream whose first content is there, or raises.
@@ -574,7 +569,7 @@ local function stream_once(run)
   if not handle then
     call.fail(run, { kind = kind, phase = phase, message = message, elapsed = elapsed })
   end
-  local opening <close> = setmetatable({ handle = handle }, Opening)
+  local opening <close> = handle -- luacheck: ignore 211
   handle:hold(place.permits) -- given back when the handle is closed, whoever closes it
   place.permits = nil
   local stream = new_stream(run, handle)
@@ -584,11 +579,12 @@ local function stream_once(run)
   else err = other_than_events(run, handle, stream) end
   if err then
     local other, its
-    if err.kind == "auth" then other, its = stream_again(run, opening, place, handle, err) end
+    if err.kind == "auth" then other, its = stream_again(run, place, handle, err) end
     if not other then call.fail(run, err, handle) end
     stream, handle = other, its
+  else
+    handle:keep() -- from here on the stream closes it
   end
-  opening.handle = nil
   permit = run.permit
   if permit then permit:success(stream.ttft or core.now() - run.sent) end
   if charge then stream:settles(charge) end

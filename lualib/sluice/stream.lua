@@ -94,6 +94,8 @@ end
 
 local function conclude(self)
   take_usage(self)
+  local id, model = self.handle:take_opening()
+  if id or model then self.assembler:feed { type = "meta", id = id, model = model } end
   local events, failure = self.assembler:finish()
   if failure then return fail(self, failure) end
   push_all(self, events)
@@ -320,17 +322,22 @@ local function failed_early(self)
   return self.failure
 end
 
+--- What is not plain text, before the first content: is there nothing to wait for any more?
+local function other_first(self, kind, a, b, c)
+  if kind == nil then take(self, a, b, c)
+  elseif not self.over then ended(self, a or nil, b, c) end
+  return self.ttft ~= nil or self.over
+end
+
 --- Reads up to the first content, so that whatever fails before it can still be retried: returns that
 --- failure. An answer that ends without content is committed too.
 --- For sluice's own modules.
 ---@async
 ---@return sluice.Error?
 function Stream:commit()
-  local continuing = false
-  while not self.ttft and not self.over do
-    local text = read(self, continuing)
-    if text then self.handle:put_back(text) end
-    continuing = true
+  if self.handle:first(other_first, self) then
+    self.ttft = core.now() - self.run.sent
+    return nil
   end
   return failed_early(self)
 end

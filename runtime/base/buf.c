@@ -61,6 +61,17 @@ void buf_consume(struct buf *b, size_t n) {
   b->len -= n;
 }
 
+void buf_fit(struct buf *b) {
+  if (b->len == 0) {
+    buf_free(b);
+    return;
+  }
+  char *data = realloc(b->data, b->len);
+  if (data == NULL) return; /* it was only thrift */
+  b->data = data;
+  b->cap = b->len;
+}
+
 void buf_clear(struct buf *b, size_t keep) {
   if (b->cap > keep) {
     buf_free(b);

@@ -25,6 +25,9 @@ enum buf_status buf_append_str(struct buf *b, const char *s);
 /* Drop `n` bytes from the front. */
 void buf_consume(struct buf *b, size_t n);
 
+/* Give back what is not used, for a buffer that has all it will hold. */
+void buf_fit(struct buf *b);
+
 /* Forget the content but keep the memory, unless it is larger than `keep` bytes. */
 void buf_clear(struct buf *b, size_t keep);
 

@@ -52,7 +52,7 @@ static bool openai_delta(struct scan *s, struct scan_text *content) {
   while ((more = scan_key(s, &first, &key)) > 0) {
     switch (first_time(&key, delta_key(&key), &seen)) {
     case CONTENT:
-      ok = scan_string(s, content);
+      ok = scan_peek(s) == 'n' ? scan_null(s) : scan_string(s, content);
       break;
     case ROLE:
       ok = scan_assistant(s);
@@ -76,7 +76,7 @@ static bool openai_delta(struct scan *s, struct scan_text *content) {
     }
     if (!ok) return false;
   }
-  return more == 0 && (seen & CONTENT) != 0;
+  return more == 0;
 }
 
 enum { INDEX = 1, DELTA = 2, FINISH = 4, LOGPROBS = 8, ERROR = 16, USAGE = 32, MESSAGE = 64 };
@@ -171,13 +171,30 @@ static inline int chunk_key(const struct scan_text *key) {
   return OTHER;
 }
 
+/* A value as it stands, when it is a string without escapes. */
+static bool unquoted(const struct scan_text *raw, const char **text, size_t *len) {
+  if (raw->len == 0) return false;
+  if (raw->p[0] != '"' || memchr(raw->p, '\\', raw->len) != NULL) return false;
+  *text = raw->p + 1;
+  *len = raw->len - 2;
+  return true;
+}
+
+/* Valid, and without a text: it says nothing, unless it counts tokens, or what it is from cannot be
+** told here. */
+static bool is_silent(struct delta *out, const struct scan_text *id,
+                      const struct scan_text *model) {
+  if (out->usage != NULL) return false;
+  if (id->len > 0 && !unquoted(id, &out->id, &out->id_len)) return false;
+  return model->len == 0 || unquoted(model, &out->model, &out->model_len);
+}
+
 bool delta_openai(const char *data, size_t n, struct delta *out, struct buf *scratch) {
   struct scan s;
-  struct scan_text key, content = {NULL, 0, false};
+  struct scan_text key, content = {NULL, 0, false}, id = content, model = content;
   bool first = true, ok;
   int more, seen = 0;
-  out->text = out->usage = NULL;
-  out->text_len = out->usage_len = 0;
+  *out = (struct delta){.text = NULL};
   scan_init(&s, data, n);
   if (!scan_open(&s, '{')) return false;
   while ((more = scan_key(&s, &first, &key)) > 0) {
@@ -196,15 +213,17 @@ bool delta_openai(const char *data, size_t n, struct delta *out, struct buf *scr
       ok = scan_not_error(&s);
       break;
     case OTHER:
-      ok = scan_skip(&s, NULL);
+      ok = scan_skip(&s, scan_is(&key, "id") ? &id : scan_is(&key, "model") ? &model : NULL);
       break;
     default:
       return false;
     }
     if (!ok) return false;
   }
-  return more == 0 && (seen & CHOICES) != 0 && scan_end(&s) && content.len > 0 &&
-         scan_meaning(&content, &out->text, &out->text_len, scratch);
+  if (more != 0 || (seen & CHOICES) == 0 || !scan_end(&s)) return false;
+  if (content.len > 0) return scan_meaning(&content, &out->text, &out->text_len, scratch);
+  out->silent = is_silent(out, &id, &model);
+  return false;
 }
 
 /* ---- Anthropic ------------------------------------------------------------------------------- */
@@ -263,8 +282,7 @@ bool delta_anthropic(const char *event, size_t event_len, const char *data, size
   bool first = true, ok;
   int more, seen = 0;
   int64_t index;
-  out->text = out->usage = NULL;
-  out->text_len = out->usage_len = 0;
+  *out = (struct delta){.text = NULL};
   if (event_len > 0 &&
       (event_len != EVENT_NAME_LEN || memcmp(event, event_name, EVENT_NAME_LEN) != 0)) {
     return false;

@@ -17,6 +17,11 @@ struct delta {
   size_t text_len;
   const char *usage; /* the JSON text of a usage object in the same chunk, or NULL */
   size_t usage_len;
+  /* Set where the answer is no: beyond doubt the chunk says nothing but who it is from, as the
+  ** first one of most streams, which has the role. */
+  bool silent;
+  const char *id, *model; /* of a silent one; NULL: it has none, or not as plain text */
+  size_t id_len, model_len;
 };
 
 /*

@@ -9,7 +9,8 @@
 #define SSE_PART_KEEP 1024            /* bytes a stream waiting for the rest of an event may hold */
 #define STREAM_BUFFER_MAX (64u << 10) /* bytes received ahead of the script before we brake */
 #define RECEIVE_BUFFER (16u << 10)    /* bytes libcurl reads at once, */
-#define RECEIVE_BUFFER_MANY 2048      /* and when so many transfers share the program's time: */
+#define RECEIVE_BUFFER_MANY 2048      /* and when so many transfers share the program's time, */
+#define RECEIVE_BUFFER_STREAM 1024    /* a stream, whose pieces are small */
 #define TRANSFERS_MANY 512
 #define STREAM_TEXT_MAX (64u << 20)    /* bytes of text one streamed answer may collect */
 #define HTTP_BODY_MAX (64u << 20)      /* bytes of a whole reply, decoded; options may lower it */

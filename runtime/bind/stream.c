@@ -2,10 +2,12 @@
 ** Streamed replies: endpoint:stream(). Owned by the innermost task group and closed when it ends,
 ** whatever Lua did with it; the collector is a backstop.
 **
-** Two ways to read. pull() hands out one event at a time. The iterator texts() hands out text
-** deltas straight from C, and calls the handler it was given for every other event.
+** Two ways to read. pull() hands out one event at a time. The iterators texts() and events() hand out
+** text deltas straight from C, and call the handler they were given for every other event; first()
+** waits so for the first text.
 */
 #include <lauxlib.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/delta.h"
@@ -18,7 +20,8 @@
 #include "task/semaphore.h"
 #include "task/task.h"
 
-#define TEXT_KEEP 1024 /* bytes of the text buffer kept for the next piece */
+#define TEXT_KEEP 1024   /* bytes of the text buffer kept for the next piece */
+#define OPENING_MAX 1024 /* bytes of an id and a model's name that are kept */
 
 enum protocol { PROTOCOL_NONE, PROTOCOL_OPENAI, PROTOCOL_ANTHROPIC };
 
@@ -30,12 +33,14 @@ struct http_stream {
   struct buf text;    /* plain text handed out and not yet taken by take_text */
   struct buf scratch; /* a delta with escapes, unescaped */
   struct memo memo;   /* what surrounds the text in this provider's chunks */
-  struct buf usage;   /* the last usage object that came on a text delta */
+  char *opening;    /* what the first chunks said: the answer's id and its model, each with a NUL */
+  struct buf usage; /* the last usage object that came on a text delta */
   enum protocol protocol;
   struct semaphore *permit; /* given back when the stream is closed, whoever closes it */
   bool more;                /* the handler of a loop has more to give, before anything is read */
   bool has_pending;         /* a user value holds text to hand out first */
   bool halted;              /* the script has what it wants: reading ends here */
+  bool kept;                /* leaving the block it was opened in does not close it */
   bool closed;
   int64_t closed_us; /* when: whoever looks may come much later */
 };
@@ -71,6 +76,8 @@ static void shut(struct http_stream *s) {
   buf_free(&s->scratch);
   buf_free(&s->usage);
   memo_free(&s->memo);
+  free(s->opening);
+  s->opening = NULL;
   if (s->permit != NULL) semaphore_give(s->permit);
   s->permit = NULL;
   wake(s);
@@ -176,6 +183,7 @@ static bool as_before(struct http_stream *s, struct delta *d) {
 static bool as_delta(struct http_stream *s, const struct sse_event *ev, const char *raw,
                      size_t before, struct delta *d) {
   bool plain;
+  d->silent = false;
   if (s->protocol == PROTOCOL_NONE) return false;
   if (s->protocol == PROTOCOL_ANTHROPIC)
     plain = delta_anthropic(ev->event, ev->event_len, ev->data, ev->data_len, d, &s->scratch);
@@ -186,6 +194,18 @@ static bool as_delta(struct http_stream *s, const struct sse_event *ev, const ch
     memo_learn(&s->memo, raw, before - sse_buffered(&s->stream.sse), ev->data, ev->data_len,
                d->text, d->text_len);
   return plain;
+}
+
+/* A chunk that says nothing but who it is from is not worth a decode, a table and a turn of Lua; this
+** much of the first one is kept. False: it has to go the long way. */
+static bool remember(struct http_stream *s, const struct delta *d) {
+  if (s->opening != NULL || (d->id == NULL && d->model == NULL)) return true;
+  if (d->id_len + d->model_len > OPENING_MAX) return false;
+  s->opening = calloc(1, d->id_len + d->model_len + 2);
+  if (s->opening == NULL) return false;
+  if (d->id != NULL) memcpy(s->opening, d->id, d->id_len);
+  if (d->model != NULL) memcpy(s->opening + d->id_len + 1, d->model, d->model_len);
+  return true;
 }
 
 /* Push false, kind, phase, message, elapsed: what came is more than may be kept. */
@@ -246,23 +266,27 @@ static bool pull_once(lua_State *L, struct http_stream *s, int self, int *n) {
   }
   struct sse_event ev;
   struct delta d;
-  if (as_before(s, &d)) {
-    *n = push_delta(L, s, &d);
-    return true;
-  }
-  size_t before = 0;
-  uint64_t fed = s->stream.fed;
-  const char *raw = sse_peek(&s->stream.sse, &before);
-  enum stream_next got = stream_next(&s->stream, &ev);
-  if (s->stream.fed != fed) raw = NULL; /* more came in: the buffer may have moved */
-  if (got == STREAM_WAIT) return false;
-  if (got != STREAM_EVENT) {
-    *n = push_end(L, s, got);
-  } else if (as_delta(s, &ev, raw, before, &d)) {
-    *n = push_delta(L, s, &d);
-  } else {
-    *n = push_event(L, &ev);
-  }
+  do {
+    if (as_before(s, &d)) {
+      *n = push_delta(L, s, &d);
+      return true;
+    }
+    size_t before = 0;
+    uint64_t fed = s->stream.fed;
+    const char *raw = sse_peek(&s->stream.sse, &before);
+    enum stream_next got = stream_next(&s->stream, &ev);
+    if (s->stream.fed != fed) raw = NULL; /* more came in: the buffer may have moved */
+    if (got == STREAM_WAIT) return false;
+    if (got != STREAM_EVENT) {
+      *n = push_end(L, s, got);
+      return true;
+    }
+    if (as_delta(s, &ev, raw, before, &d)) {
+      *n = push_delta(L, s, &d);
+      return true;
+    }
+  } while (d.silent && remember(s, &d));
+  *n = push_event(L, &ev);
   return true;
 }
 
@@ -391,6 +415,52 @@ static int stream_events(lua_State *L) {
   return 1;
 }
 
+/* stream:first(handler, subject) -> true when the first text has come, which is put back; the handler
+** is called as by texts(), and ends this by a true result: -> false. In C so that thousands of
+** streams that wait for their first word have a shallow stack each. */
+static int first_k(lua_State *L, int status, lua_KContext ctx);
+
+static int first_handled(lua_State *L, int status, lua_KContext ctx) {
+  bool enough = lua_toboolean(L, -1);
+  lua_settop(L, 3);
+  if (!enough) return first_k(L, status, ctx);
+  lua_pushboolean(L, 0);
+  return 1;
+}
+
+static int first_k(lua_State *L, int status, lua_KContext ctx) {
+  struct http_stream *s = (struct http_stream *)ctx;
+  int n = 0;
+  (void)status;
+  for (;;) {
+    if (!pull_once(L, s, 1, &n)) return park(L, s, first_k);
+    if (n == 1 && lua_type(L, -1) == LUA_TSTRING) {
+      lua_setiuservalue(L, 1, UV_PENDING);
+      s->has_pending = true;
+      lua_pushboolean(L, 1);
+      return 1;
+    }
+    lua_pushvalue(L, 2);
+    lua_pushvalue(L, 3);
+    lua_rotate(L, -(n + 2), 2);
+    lua_callk(L, n + 1, 1, ctx, first_handled);
+    bool enough = lua_toboolean(L, -1);
+    lua_settop(L, 3);
+    if (!enough) continue;
+    lua_pushboolean(L, 0);
+    return 1;
+  }
+}
+
+static int stream_first(lua_State *L) {
+  struct http_stream *s = check_stream(L);
+  task_check(L);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  lua_settop(L, 3);
+  transfer_unexpect(&s->stream.transfer);
+  return first_k(L, LUA_OK, (lua_KContext)s);
+}
+
 /* ---- the rest -------------------------------------------------------------------------------- */
 
 /* stream:plain("openai" | "anthropic"): from now on plain text deltas come out as text. */
@@ -484,6 +554,19 @@ static int stream_take_usage(lua_State *L) {
   return 1;
 }
 
+/* stream:take_opening() -> id and model of the answer, as its first chunks said, if those went unseen
+** by Lua; once. */
+static int stream_take_opening(lua_State *L) {
+  struct http_stream *s = check_stream(L);
+  if (s->opening == NULL) return 0;
+  const char *id = s->opening, *model = id + strlen(id) + 1;
+  lua_pushstring(L, *id != '\0' ? id : NULL);
+  lua_pushstring(L, *model != '\0' ? model : NULL);
+  free(s->opening);
+  s->opening = NULL;
+  return 2;
+}
+
 static int body_k(lua_State *L, int status, lua_KContext ctx) {
   (void)status;
   struct http_stream *s = (struct http_stream *)ctx;
@@ -539,6 +622,20 @@ static int stream_close(lua_State *L) {
   return 0;
 }
 
+/* stream:keep(): the next `<close>` of it does not close it. Who opens it puts it into such a variable,
+** and calls this when it has an owner that will. */
+static int stream_keep(lua_State *L) {
+  check_stream(L)->kept = true;
+  return 0;
+}
+
+static int stream_leave(lua_State *L) {
+  struct http_stream *s = check_stream(L);
+  if (!s->kept) shut(s);
+  s->kept = false;
+  return 0;
+}
+
 /* stream:closed() -> has it been closed, by whomever?, and when, in seconds of core.now() */
 static int stream_closed(lua_State *L) {
   const struct http_stream *s = check_stream(L);
@@ -565,12 +662,14 @@ void http_open_stream(lua_State *L) {
   static const luaL_Reg methods[] = {{"pull", stream_pull},
                                      {"texts", stream_texts},
                                      {"events", stream_events},
+                                     {"first", stream_first},
                                      {"plain", stream_plain},
                                      {"progress", stream_progress},
                                      {"put_back", stream_put_back},
                                      {"hold", stream_hold},
                                      {"take_text", stream_take_text},
                                      {"take_usage", stream_take_usage},
+                                     {"take_opening", stream_take_opening},
                                      {"body", stream_body},
                                      {"halt", stream_halt},
                                      {"hurry", stream_hurry},
@@ -584,7 +683,8 @@ void http_open_stream(lua_State *L) {
                                      {"close", stream_close},
                                      {"closed", stream_closed},
                                      {"reading", stream_reading},
-                                     {"__close", stream_close},
+                                     {"keep", stream_keep},
+                                     {"__close", stream_leave},
                                      {"__gc", stream_gc},
                                      {NULL, NULL}};
   bind_new_type(L, STREAM_TYPE, methods);

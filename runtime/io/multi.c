@@ -86,6 +86,11 @@ static void on_prepare(void) {
 /* ---- sockets ------------------------------------------------------------------------------------
  */
 
+static void stop_reading(struct watcher *w) {
+  if (w->reading) event_del(w->read);
+  w->reading = false;
+}
+
 /* An idle connection says something: its end, or words that answer nothing (a proxy's 408, the rest
 ** of a reply longer than it said). libcurl would take them for the answer to the next request. It
 ** looks for the end of a connection before it uses it again, so that is what it finds.
@@ -103,8 +108,7 @@ static void on_read(evutil_socket_t fd, short what, void *arg) {
   if (w->wanted & CURL_POLL_IN) {
     act(fd, CURL_CSELECT_IN);
   } else {
-    event_del(w->read);
-    w->reading = false;
+    stop_reading(w);
     if (w->connection && transfer_count() == 0) spoil(fd);
   }
 }
@@ -137,14 +141,16 @@ static bool watch(struct event **event, bool *registered, curl_socket_t fd, shor
   return true;
 }
 
-static void unwatch(struct event *event, bool *registered) {
-  if (*registered) event_del(event);
-  *registered = false;
+/* Writing is watched while a connection is made, and then hardly ever: nothing of it is kept. */
+static void stop_writing(struct watcher *w) {
+  if (w->write != NULL) event_free(w->write); /* which deletes it, too */
+  w->write = NULL;
+  w->writing = false;
 }
 
 static void forget(struct watcher *w) {
-  unwatch(w->read, &w->reading);
-  unwatch(w->write, &w->writing);
+  stop_reading(w);
+  stop_writing(w);
   w->wanted = 0;
   w->connection = false;
 }
@@ -156,13 +162,13 @@ static int set_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *s
   if (what == CURL_POLL_REMOVE) {
     if (!w->connection) forget(w); /* the resolver's pipe: libcurl closes it without telling */
     w->wanted = 0;
-    unwatch(w->write, &w->writing);
+    stop_writing(w);
     return 0;
   }
   w->wanted = what;
   if ((what & CURL_POLL_IN) && !watch(&w->read, &w->reading, fd, EV_READ, on_read)) return -1;
   if (what & CURL_POLL_OUT) return watch(&w->write, &w->writing, fd, EV_WRITE, on_write) ? 0 : -1;
-  unwatch(w->write, &w->writing);
+  stop_writing(w);
   return 0;
 }
 

@@ -364,7 +364,10 @@ size_t transfer_on_header(char *bytes, size_t size, size_t n, void *arg) {
     t->headers_done = true;
     if (t->sink == NULL && transfer_is_too_long(t))
       return refuse(t, ERR_PROTOCOL, "the reply has", t->body.max);
-    if (t->sink != NULL) arrived(t);
+    if (t->sink != NULL) {
+      buf_fit(&t->headers); /* thousands of streams keep theirs at a time */
+      arrived(t);
+    }
     return n;
   }
   if (buf_append(&t->headers, bytes, n) != BUF_OK)
@@ -428,9 +431,10 @@ static void set_method(CURL *c, const struct transfer_spec *spec) {
 }
 
 /* One of thousands gets its bytes in small pieces whatever we do; memory is what they need. */
-static long receive_buffer(const struct transfer_spec *spec) {
+static long receive_buffer(const struct transfer *t, const struct transfer_spec *spec) {
   if (spec->receive_buffer > 0) return (long)spec->receive_buffer;
-  return active < TRANSFERS_MANY ? (long)RECEIVE_BUFFER : (long)RECEIVE_BUFFER_MANY;
+  if (active < TRANSFERS_MANY) return (long)RECEIVE_BUFFER;
+  return t->sink != NULL ? (long)RECEIVE_BUFFER_STREAM : (long)RECEIVE_BUFFER_MANY;
 }
 
 struct place {
@@ -482,8 +486,9 @@ void place_free(struct place *p) {
 }
 
 /* What is the same for all requests to one place is set once, as long as the handle keeps to it. */
-static CURLcode point_at(struct easy *e, const struct transfer_spec *spec) {
-  long buffer = receive_buffer(spec);
+static CURLcode point_at(const struct transfer *t, const struct transfer_spec *spec) {
+  struct easy *e = t->easy;
+  long buffer = receive_buffer(t, spec);
   if (e->receive_buffer != buffer) curl_easy_setopt(e->curl, CURLOPT_BUFFERSIZE, buffer);
   e->receive_buffer = buffer;
   bool sends = spec->body != NULL;
@@ -524,7 +529,7 @@ bool transfer_start(struct transfer *t, const struct transfer_spec *spec) {
   }
   t->easy->owner = t;
   CURL *c = t->easy->curl;
-  CURLcode bad = point_at(t->easy, spec);
+  CURLcode bad = point_at(t, spec);
   set_body(t->easy, spec);
   curl_easy_setopt(c, CURLOPT_HTTPHEADER, join_headers(t));
   active++;

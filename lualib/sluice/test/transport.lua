@@ -203,6 +203,7 @@ function Handle.hurry() end
 function Handle:closed() return self.is_closed end
 function Handle.take_text() return "" end
 function Handle.take_usage() return nil end
+function Handle.take_opening() return nil end
 function Handle:put_back(text) self.pending = text end
 function Handle:hold(permit) self.permit = permit end
 
@@ -216,7 +217,11 @@ function Handle:drain()
   self.halted = true -- who reads on finds the end
   self:close()
 end
-Handle.__close = Handle.close
+function Handle:keep() self.kept = true end
+function Handle:__close()
+  if not self.kept then self:close() end
+  self.kept = nil
+end
 
 --- The pieces a text is streamed in: one, or several when there is a gap between them.
 local function pieces_of(text, gap)
@@ -312,6 +317,17 @@ local function loop(self, handler, subject, wrap, more)
       if value then return value end
       if value == false then return nil end
     end
+  end
+end
+
+function Handle:first(handler, subject)
+  while true do
+    local first, a, b, c, d = self:pull()
+    if first then
+      self.pending = first
+      return true
+    end
+    if handler(subject, first, a, b, c, d) then return false end
   end
 end
 
