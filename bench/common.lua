@@ -34,7 +34,7 @@ function common.model(args, spec, concurrency)
     base_url = ("http://127.0.0.1:%d/v1"):format(args.port),
     model = "bench" .. spec,
     auth = "bench-key",
-    timeout = { connect = 120, first_token = 3600, idle = 3600, total = 3600 },
+    timeout = { connect = (args.streams or 0) > 1000 and 120 or 3, first_token = 3600, idle = 3600, total = 3600 },
     retry = { attempts = 1 },
     limit = { concurrency = concurrency },
     receive_buffer = args.buffer ~= 0 and args.buffer or nil,

@@ -72,6 +72,7 @@ local SPEC = options.spec {
 local Model = { __name = "sluice.model" }
 Model.__index = Model
 
+local before_first = Stream.before_first
 local under_way = setmetatable({}, { __mode = "k" }) -- endpoint on the wire -> its model
 
 local mock_url -- set by --mock: every model goes there
@@ -541,8 +542,8 @@ local function stream_again(run, place, refused, err)
   handle:hold(place.permits)
   place.permits = nil
   local stream, status = new_stream(run, handle), handle:status()
-  if status >= 200 and status <= 299 and handle:is_events() then err = stream:commit()
-  else err = other_than_events(run, handle, stream) end
+  if status < 200 or status > 299 or not handle:is_events() then err = other_than_events(run, handle, stream)
+  else err = stream:commit(handle:until_text(before_first, stream)) end
   if err then call.fail(run, err, handle) end
   handle:keep()
   return stream, handle
@@ -575,8 +576,8 @@ local function stream_once(run)
   local stream = new_stream(run, handle)
   local status = handle:status()
   local err
-  if status >= 200 and status <= 299 and handle:is_events() then err = stream:commit()
-  else err = other_than_events(run, handle, stream) end
+  if status < 200 or status > 299 or not handle:is_events() then err = other_than_events(run, handle, stream)
+  else err = stream:commit(handle:until_text(before_first, stream)) end
   if err then
     local other, its
     if err.kind == "auth" then other, its = stream_again(run, place, handle, err) end
@@ -585,6 +586,7 @@ local function stream_once(run)
   else
     handle:keep() -- from here on the stream closes it
   end
+  run.body = nil -- sent once and for all; thousands of long prompts may be on their way
   permit = run.permit
   if permit then permit:success(stream.ttft or core.now() - run.sent) end
   if charge then stream:settles(charge) end

@@ -273,7 +273,6 @@ function Stream:reply()
   reply.provider, reply.ttft = self.provider, self.ttft
   reply.model = reply.model or self.model
   reply.elapsed = core.now() - self.run.sent
-  reply.headers_source = self.headers_source
   self.result = self:finish_reply(reply)
   return self.result
 end
@@ -322,24 +321,24 @@ local function failed_early(self)
   return self.failure
 end
 
---- What is not plain text, before the first content: is there nothing to wait for any more?
-local function other_first(self, kind, a, b, c)
+--- For handle:until_text(), which reads up to the first content, so that whatever fails before it can still be
+--- retried: takes what is not plain text. Is there nothing to wait for any more?
+--- For sluice's own modules.
+---@return boolean
+function Stream:before_first(kind, a, b, c)
   if kind == nil then take(self, a, b, c)
   elseif not self.over then ended(self, a or nil, b, c) end
   return self.ttft ~= nil or self.over
 end
 
---- Reads up to the first content, so that whatever fails before it can still be retried: returns that
---- failure. An answer that ends without content is committed too.
+--- What handle:until_text() found: true, text. Returns what the opening fails with, or nil: the stream is
+--- committed, also by an answer that ended without content.
 --- For sluice's own modules.
----@async
+---@param text boolean
 ---@return sluice.Error?
-function Stream:commit()
-  if self.handle:first(other_first, self) then
-    self.ttft = core.now() - self.run.sent
-    return nil
-  end
-  return failed_early(self)
+function Stream:commit(text)
+  if not text then return failed_early(self) end
+  self.ttft = core.now() - self.run.sent
 end
 
 --- A whole answer that came where a stream was asked for. Returns what it fails with.

@@ -3,7 +3,7 @@
 ** whatever Lua did with it; the collector is a backstop.
 **
 ** Two ways to read. pull() hands out one event at a time. The iterators texts() and events() hand out
-** text deltas straight from C, and call the handler they were given for every other event; first()
+** text deltas straight from C, and call the handler they were given for every other event; until_text()
 ** waits so for the first text.
 */
 #include <lauxlib.h>
@@ -30,9 +30,8 @@ struct http_stream {
   struct handle handle;
   struct task *waiter;
   const char *label;
-  struct buf text;    /* plain text handed out and not yet taken by take_text */
-  struct buf scratch; /* a delta with escapes, unescaped */
-  struct memo memo;   /* what surrounds the text in this provider's chunks */
+  struct buf text;  /* plain text handed out and not yet taken by take_text */
+  struct memo memo; /* what surrounds the text in this provider's chunks */
   char *opening;    /* what the first chunks said: the answer's id and its model, each with a NUL */
   struct buf usage; /* the last usage object that came on a text delta */
   enum protocol protocol;
@@ -44,6 +43,10 @@ struct http_stream {
   bool closed;
   int64_t closed_us; /* when: whoever looks may come much later */
 };
+
+/* A delta with escapes, unescaped. One for all: what is in it has been copied before the next event is
+** looked at. */
+static struct buf scratch = {.max = SSE_EVENT_MAX};
 
 /* User values: what must live as long as the stream, and text put back. */
 enum { UV_ENDPOINT = 1, UV_BODY, UV_PENDING, UV_PERMIT, UV_COUNT = UV_PERMIT };
@@ -73,7 +76,6 @@ static void shut(struct http_stream *s) {
   s->closed_us = loop_refresh_us();
   handle_release(&s->handle);
   stream_free(&s->stream);
-  buf_free(&s->scratch);
   buf_free(&s->usage);
   memo_free(&s->memo);
   free(s->opening);
@@ -133,7 +135,6 @@ int http_endpoint_stream(lua_State *L) {
   s->handle.close = on_owner_end;
   s->label = e->label;
   buf_init(&s->text, STREAM_TEXT_MAX);
-  buf_init(&s->scratch, SSE_EVENT_MAX);
   buf_init(&s->usage, SSE_EVENT_MAX);
   luaL_setmetatable(L, STREAM_TYPE);
   int index = lua_gettop(L);
@@ -169,11 +170,11 @@ static bool as_before(struct http_stream *s, struct delta *d) {
     struct scan scan;
     struct scan_text written;
     scan_init(&scan, hit.text - 1, hit.text_len + 2); /* with its quotes */
-    s->scratch.len = 0;
+    scratch.len = 0;
     if (!scan_string(&scan, &written) || !scan_end(&scan)) return false;
-    if (scan_unescape(&written, &s->scratch) != SCAN_OK) return false;
-    d->text = s->scratch.data;
-    d->text_len = s->scratch.len;
+    if (scan_unescape(&written, &scratch) != SCAN_OK) return false;
+    d->text = scratch.data;
+    d->text_len = scratch.len;
   }
   sse_skip(&s->stream.sse, hit.used);
   return true;
@@ -186,10 +187,10 @@ static bool as_delta(struct http_stream *s, const struct sse_event *ev, const ch
   d->silent = false;
   if (s->protocol == PROTOCOL_NONE) return false;
   if (s->protocol == PROTOCOL_ANTHROPIC)
-    plain = delta_anthropic(ev->event, ev->event_len, ev->data, ev->data_len, d, &s->scratch);
+    plain = delta_anthropic(ev->event, ev->event_len, ev->data, ev->data_len, d, &scratch);
   else /* the protocol names no events, but some servers name this one, whatever its data is */
     plain = !(ev->event_len == 5 && memcmp(ev->event, "error", 5) == 0) &&
-            delta_openai(ev->data, ev->data_len, d, &s->scratch);
+            delta_openai(ev->data, ev->data_len, d, &scratch);
   if (plain && d->usage == NULL && raw != NULL)
     memo_learn(&s->memo, raw, before - sse_buffered(&s->stream.sse), ev->data, ev->data_len,
                d->text, d->text_len);
@@ -415,7 +416,7 @@ static int stream_events(lua_State *L) {
   return 1;
 }
 
-/* stream:first(handler, subject) -> true when the first text has come, which is put back; the handler
+/* stream:until_text(handler, subject) -> true when the first text has come, which is put back; the handler
 ** is called as by texts(), and ends this by a true result: -> false. In C so that thousands of
 ** streams that wait for their first word have a shallow stack each. */
 static int first_k(lua_State *L, int status, lua_KContext ctx);
@@ -452,7 +453,7 @@ static int first_k(lua_State *L, int status, lua_KContext ctx) {
   }
 }
 
-static int stream_first(lua_State *L) {
+static int stream_until_text(lua_State *L) {
   struct http_stream *s = check_stream(L);
   task_check(L);
   luaL_checktype(L, 2, LUA_TFUNCTION);
@@ -623,9 +624,13 @@ static int stream_close(lua_State *L) {
 }
 
 /* stream:keep(): the next `<close>` of it does not close it. Who opens it puts it into such a variable,
-** and calls this when it has an owner that will. */
+** and calls this when it has an owner that will. The request's body may go, too: it can be large. */
 static int stream_keep(lua_State *L) {
-  check_stream(L)->kept = true;
+  struct http_stream *s = check_stream(L);
+  s->kept = true;
+  if (!transfer_drop_request(&s->stream.transfer)) return 0;
+  lua_pushnil(L);
+  lua_setiuservalue(L, 1, UV_BODY);
   return 0;
 }
 
@@ -662,7 +667,7 @@ void http_open_stream(lua_State *L) {
   static const luaL_Reg methods[] = {{"pull", stream_pull},
                                      {"texts", stream_texts},
                                      {"events", stream_events},
-                                     {"first", stream_first},
+                                     {"until_text", stream_until_text},
                                      {"plain", stream_plain},
                                      {"progress", stream_progress},
                                      {"put_back", stream_put_back},

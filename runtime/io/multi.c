@@ -7,6 +7,7 @@
 */
 #include "io/multi.h"
 
+#include <event2/event_struct.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -20,11 +21,16 @@
 #define POOL_MAX 256          /* easy handles kept; one holds about 5 KiB */
 #define CONNECTIONS_MAX 4096L /* idle connections kept for reuse */
 
+#define WATCHERS 64 /* that are allocated at a time; none ever moves */
+
+/* One for each descriptor there has been. */
 struct watcher {
-  struct event *read, *write;
-  bool reading, writing; /* registered with the loop */
-  bool connection;       /* opened by us: closing comes through close_socket */
-  int wanted;            /* CURL_POLL_IN | CURL_POLL_OUT */
+  struct event read;   /* in here: every piece of every stream comes by, from cold memory */
+  struct event *write; /* only while a connection is made, and then hardly ever */
+  bool assigned;       /* `read` has been */
+  bool reading;        /* it is registered with the loop */
+  bool connection;     /* opened by us: closing comes through close_socket */
+  int wanted;          /* CURL_POLL_IN | CURL_POLL_OUT */
 };
 
 #define DESCRIPTORS_WANTED 16384 /* one for each stream; where the system allows so many */
@@ -33,8 +39,8 @@ static struct {
   CURLM *multi;
   struct loop_timer timer;
   bool due; /* libcurl asked to be called at once; not from inside its own callback */
-  struct watcher *watchers; /* by descriptor */
-  size_t watcher_count;
+  struct watcher **watchers; /* by descriptor, WATCHERS each */
+  size_t blocks;
   const char *proxies[2]; /* variables that name one, for http and for https */
   struct easy *free;
   size_t free_count;
@@ -87,8 +93,13 @@ static void on_prepare(void) {
  */
 
 static void stop_reading(struct watcher *w) {
-  if (w->reading) event_del(w->read);
+  if (w->reading) event_del(&w->read);
   w->reading = false;
+}
+
+static void stop_writing(struct watcher *w) {
+  if (w->write != NULL) event_free(w->write); /* which deletes it, too */
+  w->write = NULL;
 }
 
 /* An idle connection says something: its end, or words that answer nothing (a proxy's 408, the rest
@@ -103,8 +114,8 @@ static void spoil(evutil_socket_t fd) {
 }
 
 static void on_read(evutil_socket_t fd, short what, void *arg) {
-  (void)what, (void)arg;
-  struct watcher *w = &net.watchers[fd];
+  (void)what;
+  struct watcher *w = arg;
   if (w->wanted & CURL_POLL_IN) {
     act(fd, CURL_CSELECT_IN);
   } else {
@@ -118,34 +129,40 @@ static void on_write(evutil_socket_t fd, short what, void *arg) {
   act(fd, CURL_CSELECT_OUT);
 }
 
-static struct watcher *watcher_of(curl_socket_t fd) {
-  size_t need = (size_t)fd + 1;
-  if (need > net.watcher_count) {
-    size_t count = net.watcher_count ? net.watcher_count : 64;
-    while (count < need) count *= 2;
-    struct watcher *grown = realloc(net.watchers, count * sizeof *grown);
+/* NULL: there is none, or no memory for one. */
+static struct watcher *watcher_of(curl_socket_t fd, bool make) {
+  size_t block = (size_t)fd / WATCHERS;
+  if (block >= net.blocks) {
+    if (!make) return NULL;
+    size_t count = net.blocks > 0 ? net.blocks : 16;
+    while (count <= block) count *= 2;
+    struct watcher **grown = realloc(net.watchers, count * sizeof *grown);
     if (grown == NULL) return NULL;
-    memset(grown + net.watcher_count, 0, (count - net.watcher_count) * sizeof *grown);
+    memset(grown + net.blocks, 0, (count - net.blocks) * sizeof *grown);
     net.watchers = grown;
-    net.watcher_count = count;
+    net.blocks = count;
   }
-  return &net.watchers[fd];
+  if (net.watchers[block] == NULL && make)
+    net.watchers[block] = calloc(WATCHERS, sizeof *net.watchers[block]);
+  return net.watchers[block] != NULL ? &net.watchers[block][(size_t)fd % WATCHERS] : NULL;
 }
 
-static bool watch(struct event **event, bool *registered, curl_socket_t fd, short what,
-                  event_callback_fn fn) {
-  if (*registered) return true;
-  if (*event == NULL) *event = event_new(loop_base(), fd, what | EV_PERSIST, fn, NULL);
-  if (*event == NULL || event_add(*event, NULL) != 0) return false;
-  *registered = true;
-  return true;
+static bool start_reading(struct watcher *w, curl_socket_t fd) {
+  if (w->reading) return true;
+  if (!w->assigned &&
+      event_assign(&w->read, loop_base(), fd, EV_READ | EV_PERSIST, on_read, w) != 0)
+    return false;
+  w->assigned = true;
+  w->reading = event_add(&w->read, NULL) == 0;
+  return w->reading;
 }
 
-/* Writing is watched while a connection is made, and then hardly ever: nothing of it is kept. */
-static void stop_writing(struct watcher *w) {
-  if (w->write != NULL) event_free(w->write); /* which deletes it, too */
-  w->write = NULL;
-  w->writing = false;
+static bool start_writing(struct watcher *w, curl_socket_t fd) {
+  if (w->write != NULL) return true;
+  w->write = event_new(loop_base(), fd, EV_WRITE | EV_PERSIST, on_write, NULL);
+  if (w->write != NULL && event_add(w->write, NULL) == 0) return true;
+  stop_writing(w);
+  return false;
 }
 
 static void forget(struct watcher *w) {
@@ -157,7 +174,7 @@ static void forget(struct watcher *w) {
 
 static int set_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socketp) {
   (void)easy, (void)arg, (void)socketp;
-  struct watcher *w = watcher_of(fd);
+  struct watcher *w = watcher_of(fd, true);
   if (w == NULL) return -1;
   if (what == CURL_POLL_REMOVE) {
     if (!w->connection) forget(w); /* the resolver's pipe: libcurl closes it without telling */
@@ -166,8 +183,8 @@ static int set_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *s
     return 0;
   }
   w->wanted = what;
-  if ((what & CURL_POLL_IN) && !watch(&w->read, &w->reading, fd, EV_READ, on_read)) return -1;
-  if (what & CURL_POLL_OUT) return watch(&w->write, &w->writing, fd, EV_WRITE, on_write) ? 0 : -1;
+  if ((what & CURL_POLL_IN) && !start_reading(w, fd)) return -1;
+  if (what & CURL_POLL_OUT) return start_writing(w, fd) ? 0 : -1;
   stop_writing(w);
   return 0;
 }
@@ -176,7 +193,7 @@ static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_so
   (void)arg, (void)purpose;
   int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
   if (fd < 0) return CURL_SOCKET_BAD;
-  struct watcher *w = watcher_of(fd);
+  struct watcher *w = watcher_of(fd, true);
   if (w == NULL) {
     close(fd);
     return CURL_SOCKET_BAD;
@@ -187,7 +204,8 @@ static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_so
 
 static int close_socket(void *arg, curl_socket_t fd) {
   (void)arg;
-  if ((size_t)fd < net.watcher_count) forget(&net.watchers[fd]);
+  struct watcher *w = watcher_of(fd, false);
+  if (w != NULL) forget(w);
   return close(fd);
 }
 
@@ -333,9 +351,9 @@ void network_close(void) {
     free(e);
   }
   curl_multi_cleanup(multi);
-  for (size_t i = 0; i < net.watcher_count; i++) {
-    if (net.watchers[i].read != NULL) event_free(net.watchers[i].read);
-    if (net.watchers[i].write != NULL) event_free(net.watchers[i].write);
+  for (size_t i = 0; i < net.blocks; i++) {
+    for (size_t k = 0; net.watchers[i] != NULL && k < WATCHERS; k++) forget(&net.watchers[i][k]);
+    free(net.watchers[i]);
   }
   free(net.watchers);
   loop_timer_disarm(&net.timer);

@@ -393,6 +393,17 @@ const char *transfer_header(const struct transfer *t, const char *name, size_t *
   return NULL;
 }
 
+bool transfer_drop_request(struct transfer *t) {
+  curl_off_t sent = 0;
+  if (t->easy == NULL) return true;
+  curl_easy_getinfo(t->easy->curl, CURLINFO_SIZE_UPLOAD_T, &sent);
+  if (!t->headers_done || (size_t)sent < t->body_len) return false;
+  curl_easy_setopt(t->easy->curl, CURLOPT_HTTPHEADER, slist(t->common));
+  free_until(t->own, t->common);
+  t->own = NULL;
+  return true;
+}
+
 bool transfer_is_too_long(const struct transfer *t) {
   size_t len;
   const char *value = transfer_header(t, "content-length", &len);
@@ -515,6 +526,7 @@ bool transfer_start(struct transfer *t, const struct transfer_spec *spec) {
   t->own = spec->own;
   t->common = spec->common;
   t->bodyless = strcmp(spec->method, "HEAD") == 0;
+  t->body_len = spec->body_len;
   buf_init(&t->headers, HTTP_HEADERS_MAX);
   buf_init(&t->body, spec->limits.body_max);
   loop_timer_init(&t->timer, on_timer);

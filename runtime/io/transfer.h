@@ -62,6 +62,7 @@ struct transfer {
   size_t *load;
   struct buf headers; /* "Name: value\r\n" lines of the final reply */
   struct buf body;    /* when no sink is set */
+  size_t body_len;    /* of the request */
   int status;         /* of the final reply; 0 before it came */
   int64_t started_us, first_byte_us, progress_us, ended_us;
   int64_t waited_us;   /* in this window of the rate, up to the last progress */
@@ -110,6 +111,9 @@ void transfer_abort(struct transfer *t);
 /* Abort if needed and release the memory. Safe to call twice. */
 void transfer_free(struct transfer *t);
 
+/* Let go of the request when an answer has begun: its body is not needed any more, unless this says
+** false: some of it is still to be sent. */
+bool transfer_drop_request(struct transfer *t);
 /* Does the reply announce a body that is longer than may be kept? */
 bool transfer_is_too_long(const struct transfer *t);
 /* The value of reply header `name` (case-insensitive), or NULL. */

@@ -291,6 +291,69 @@ static void scratch_use(void) {
   buf_free(&scratch);
 }
 
+/* What says nothing at all need not be decoded; it still tells who it is from. */
+static void silent_ones(void) {
+#define FROM "\"id\":\"c-1\",\"model\":\"m/x\","
+#define SILENT(delta)                                                                              \
+  "{" FROM "\"choices\":[{\"index\":0,\"delta\":" delta ",\"finish_reason\":null}]}"
+  static const struct {
+    const char *data;
+    bool silent;
+    const char *id, *model;
+  } rows[] = {
+      {SILENT("{\"role\":\"assistant\",\"content\":\"\"}"), true, "c-1", "m/x"},
+      {SILENT("{\"role\":\"assistant\",\"content\":null,\"refusal\":null}"), true, "c-1", "m/x"},
+      {SILENT("{\"role\":\"assistant\"}"), true, "c-1", "m/x"},
+      {SILENT("{}"), true, "c-1", "m/x"},
+      {SILENT("{\"content\":\"\",\"reasoning_content\":\"\",\"tool_calls\":[]}"), true, "c-1",
+       "m/x"},
+      {"{\"choices\":[{\"delta\":{\"role\":\"assistant\"}}],\"usage\":null}", true, NULL, NULL},
+      {"{\"id\":\"\",\"choices\":[{\"delta\":{}}]}", true, "", NULL},
+      {SILENT("{\"content\":\"x\"}"), false, NULL, NULL}, /* a text */
+      {SILENT("{\"role\":\"user\"}"), false, NULL, NULL},
+      {SILENT("{\"reasoning\":\"hm\"}"), false, NULL, NULL},
+      {SILENT("{\"content\":null,\"tool_calls\":[{\"index\":0}]}"), false, NULL, NULL},
+      {SILENT("{\"audio\":{\"id\":1}}"), false, NULL, NULL},
+      {SILENT("null"), false, NULL, NULL},
+      {"{\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}", false, NULL, NULL},
+      {"{\"choices\":[{\"index\":1,\"delta\":{}}]}", false, NULL, NULL},
+      {"{\"choices\":[]}", false, NULL, NULL},
+      {"{\"choices\":[{\"delta\":{}}],\"usage\":{\"prompt_tokens\":1}}", false, NULL, NULL},
+      {"{\"choices\":[{\"delta\":{}}],\"error\":{\"message\":\"no\"}}", false, NULL, NULL},
+      {"{\"object\":\"error\",\"choices\":[{\"delta\":{}}]}", false, NULL, NULL},
+      {"{\"id\":\"a\\u0062\",\"choices\":[{\"delta\":{}}]}", false, NULL,
+       NULL}, /* not as it stands */
+      {"{\"id\":7,\"choices\":[{\"delta\":{}}]}", false, NULL, NULL},
+      {"{\"choices\":[{\"delta\":{}}]} x", false, NULL, NULL},
+      {"[DONE]", false, NULL, NULL},
+  };
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    struct delta d;
+    struct buf scratch;
+    char *copy;
+    size_t n = strlen(rows[i].data);
+    check_case(rows[i].data);
+    buf_init(&scratch, 1 << 20);
+    bool plain = ask(false, "", rows[i].data, n, &d, &scratch, &copy);
+    CHECK(!(plain && d.silent));
+    CHECK(d.silent == rows[i].silent);
+    CHECK((d.id != NULL && d.silent) == (rows[i].id != NULL));
+    CHECK((d.model != NULL && d.silent) == (rows[i].model != NULL));
+    if (d.silent && rows[i].id != NULL) CHECK_BYTES(d.id, d.id_len, rows[i].id, strlen(rows[i].id));
+    if (d.silent && rows[i].model != NULL)
+      CHECK_BYTES(d.model, d.model_len, rows[i].model, strlen(rows[i].model));
+    free(copy);
+    for (size_t part = 0; part < n; part++) {
+      ask(false, "", rows[i].data, part, &d, &scratch, &copy);
+      check_that(!d.silent || reference_is_json(copy, part), "silent when cut at %zu", part);
+      free(copy);
+    }
+    buf_free(&scratch);
+  }
+#undef SILENT
+#undef FROM
+}
+
 static uint32_t random_state = 88172645u;
 
 static uint32_t random32(void) {
@@ -325,7 +388,9 @@ static void damage(void) {
     char *exact = malloc(n);
     memcpy(exact, s, n);
     struct delta d;
-    if (delta_openai(exact, n, &d, &scratch)) {
+    bool plain = delta_openai(exact, n, &d, &scratch);
+    check_that(!d.silent || (!plain && reference_is_json(s, n)), "round %d: silent", round);
+    if (plain) {
       yes++;
       check_that(reference_is_json(s, n), "round %d: not JSON: %.*s", round, (int)n, s);
       CHECK(d.text_len > 0 && utf8_valid_prefix(d.text, d.text_len) == d.text_len);
@@ -342,6 +407,7 @@ int main(void) {
   table(anthropic, sizeof anthropic / sizeof *anthropic, true);
   event_names();
   scratch_use();
+  silent_ones();
   damage();
   return check_done();
 }

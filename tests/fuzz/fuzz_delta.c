@@ -16,6 +16,9 @@ static bool within(const char *p, size_t len, const char *s, size_t n) {
 
 static bool look(bool anthropic, const char *s, size_t n, struct delta *d, struct buf *scratch) {
   bool yes = anthropic ? delta_anthropic("", 0, s, n, d, scratch) : delta_openai(s, n, d, scratch);
+  REQUIRE(!d->silent || (!yes && !anthropic && d->usage == NULL && reference_is_json(s, n)));
+  if (d->silent && d->id != NULL) REQUIRE(within(d->id, d->id_len, s, n));
+  if (d->silent && d->model != NULL) REQUIRE(within(d->model, d->model_len, s, n));
   if (!yes) return false;
   REQUIRE(reference_is_json(s, n));
   REQUIRE(d->text_len > 0);
@@ -40,6 +43,7 @@ static void both(bool anthropic, const char *s, size_t n) {
   memset(wide, '\n', n + 64);
   memcpy(wide + 32, s, n);
   REQUIRE(look(anthropic, wide, n + 64, &again, &scratch2) == yes);
+  REQUIRE(again.silent == d.silent);
   if (yes) {
     REQUIRE(again.text_len == d.text_len && memcmp(again.text, d.text, d.text_len) == 0);
     REQUIRE(again.usage_len == d.usage_len);

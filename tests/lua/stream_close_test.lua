@@ -261,6 +261,28 @@ end)
 
 -- Handed on -------------------------------------------------------------------------------------------------
 
+T.test("a long prompt is gone when its answer has begun", function(t)
+  local server <close> = S.start(function(req, res)
+    req.body = nil -- the server's copy is not in question
+    res:start(200, S.EVENTS)
+    res:write(S.text "first")
+    S.stall()
+  end)
+  local model, mib = S.model(server, { limit = { concurrency = 8 } }), 1 << 10
+  collectgarbage()
+  local before, streams = collectgarbage "count", {}
+  for i = 1, 8 do
+    local prompt = ("word "):rep(200000) .. i
+    local s = model:stream(prompt)
+    t.eq(s:text()(), "first")
+    streams[i] = s
+  end
+  collectgarbage()
+  local grown = collectgarbage "count" - before
+  t.ok(grown < mib, ("%.0f KiB are kept for 8 prompts of 1 MiB"):format(grown))
+  for i = 1, 8 do streams[i]:close() end
+end)
+
 T.test("returned by group, join, deadline, race, all, map it stays open, and closes with its new owner", function(t)
   local server <close> = start(endless)
   local model = make(server)

@@ -171,6 +171,21 @@ T.test("openai: tool calls in fragments, two at once, beside text; delivered onc
   })
 end)
 
+T.test("openai: who the first chunks are from is known, though they say nothing", function(t)
+  local function chunk(from, delta, finish)
+    return S.sse(('{%s"choices":[{"index":0,"delta":%s,"finish_reason":%s}]}'):format(from, delta, finish))
+  end
+  local first = '"id":"c-9","model":"big-2025",'
+  for _, opening in ipairs { chunk(first, '{"role":"assistant","content":""}', "null"),
+    chunk(first, '{"role":"assistant"}', "null") .. chunk('"id":"c-10",', "{}", "null") } do
+    plays(t, "openai", opening .. chunk("", '{"content":"Hi"}', "null") .. chunk("", "{}", '"stop"') .. S.DONE,
+      { reply = { text = "Hi", id = "c-9", model = "big-2025", finish_reason = "stop" } })
+  end
+  -- not as it stands on the wire
+  plays(t, "openai", chunk([["id":"c\u002d9",]], '{"role":"assistant"}', "null") .. chunk("", '{"content":"Hi"}', '"stop"')
+    .. S.DONE, { reply = { text = "Hi", id = "c-9" } })
+end)
+
 T.test("openai: nothing but a role and a finish is an empty answer", function(t)
   plays(t, "openai", S.chunk '{"role":"assistant","content":""}' .. S.finish() .. S.DONE,
     { events = { { type = "finish", reason = "stop" } }, reply = { text = "", finish_reason = "stop" } })

@@ -320,7 +320,7 @@ local function loop(self, handler, subject, wrap, more)
   end
 end
 
-function Handle:first(handler, subject)
+function Handle:until_text(handler, subject)
   while true do
     local first, a, b, c, d = self:pull()
     if first then
