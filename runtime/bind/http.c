@@ -13,6 +13,7 @@
 #include "base/limits.h"
 #include "bind/bind.h"
 #include "bind/secret.h"
+#include "io/url.h"
 
 /* Bytes of one repeated header's values: joining copies, and a hostile reply has thousands. */
 #define JOINED_MAX 8192

@@ -10,6 +10,14 @@
 
 struct transfer;
 
+/* See io/url.h. */
+struct place {
+  uint64_t number;
+  char *url;
+  CURLU *parts; /* of the URL; NULL: it is none, and libcurl says so */
+  bool local;
+};
+
 /* A pooled easy handle. Options that never change are set once, when it is made. */
 struct easy {
   CURL *curl;

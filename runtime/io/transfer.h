@@ -14,12 +14,6 @@
 #include "base/err.h"
 #include "io/loop.h"
 
-/* Where requests go: a URL that has been taken apart, so that it need not be for each of them. */
-struct place;
-/* NULL: out of memory. A URL that is none is found out at the start of a transfer. */
-struct place *place_new(const char *url);
-void place_free(struct place *p); /* only when no transfer to it is under way */
-
 /* Request headers, made once and shared by many transfers, or for one. */
 struct header_list; /* opaque: a libcurl list underneath */
 /* Prepends "Name: value"; a NULL value keeps libcurl from sending its own header of that name.
@@ -29,6 +23,8 @@ bool header_list_add(struct header_list **list, const char *name, size_t name_le
 /* Adds what we can decode. libcurl would do it, but writes its own line anew for every request. */
 bool header_list_add_encodings(struct header_list **list);
 void header_list_free(struct header_list *list);
+
+struct place;
 
 struct transfer_limits {
   int64_t connect_us; /* name look-up, TCP and TLS together; 0: none */
@@ -42,7 +38,7 @@ struct transfer_limits {
 
 struct transfer_spec {
   const char *method;
-  const struct place *place; /* borrowed until the transfer is done */
+  const struct place *place; /* io/url.h; borrowed until the transfer is done */
   const char *body; /* borrowed: must stay until the transfer is done; NULL: none */
   size_t body_len;
   struct header_list *common; /* borrowed */
@@ -125,10 +121,5 @@ size_t transfer_count(void); /* under way, in the whole process */
 int network_init(void);
 void network_close(void);
 const char *network_version(void); /* of libcurl */
-
-/* Resolve `location` against `base` ("" when that is not a URL). `same_origin` tells whether the
-** scheme, host and port are those of `base`. The result is malloc'ed. NULL with *why set: a bad
-** URL. */
-char *url_resolve(const char *base, const char *location, bool *same_origin, const char **why);
 
 #endif
