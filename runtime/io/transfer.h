@@ -39,13 +39,13 @@ struct transfer_limits {
 struct transfer_spec {
   const char *method;
   const struct place *place; /* io/url.h; borrowed until the transfer is done */
-  const char *body; /* borrowed: must stay until the transfer is done; NULL: none */
+  const char *body;          /* borrowed: must stay until the transfer is done; NULL: none */
   size_t body_len;
   struct header_list *common; /* borrowed */
   struct header_list *own;    /* taken over, also when starting fails */
   struct transfer_limits limits;
   size_t receive_buffer; /* bytes libcurl reads at once; 0: its default */
-  size_t *load; /* counts those that are under way; NULL, or it outlives the transfer */
+  size_t *load;          /* counts those that are under way; NULL, or it outlives the transfer */
 };
 
 enum sink_status { SINK_TAKEN, SINK_PAUSE, SINK_EVENT_TOO_LARGE, SINK_BODY_TOO_LARGE, SINK_NOMEM };

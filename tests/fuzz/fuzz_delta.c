@@ -33,7 +33,7 @@ static bool look(bool anthropic, const char *s, size_t n, struct delta *d, struc
 }
 
 static void both(bool anthropic, const char *s, size_t n) {
-  struct delta d, again;
+  struct delta d = {.text = NULL}, again = d;
   struct buf scratch, scratch2;
   buf_init(&scratch, 1 << 20);
   buf_init(&scratch2, 1 << 20);
