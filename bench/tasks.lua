@@ -5,7 +5,7 @@
 --   token      token:get() of a fresh token
 --   sleepers   KiB of resident memory per sleeping task
 --   trace      what --trace adds to a call of one attempt; trace_otlp: … as spans
---   metrics_ask  what --metrics adds to a call that goes well
+--   metrics_ask  what --metrics adds to a call that goes well; metrics_stream: … to a stream
 --   wake       a task woken by its timer, 500 taking turns, while `sleepers` others sleep
 
 local sluice = require "sluice"
@@ -55,7 +55,7 @@ end
 -- A wire that answers at once, so that what is measured is what is above it.
 local ANSWER = { status = function() return 200 end, header = function() end, headers = function() return {} end,
   limits = function() end, times = function() return 0.01, 0.02 end,
-  answer = function() return "text", "stop", "id", "model", 9, 32, 41, 0, 0 end }
+  answer = function() return "text", "stop", "id", "model", 9, 32, 41, 0, 0, 0.01, 0.02 end }
 
 local function instant_model()
   return sluice.model { provider = "openai", base_url = "http://127.0.0.1/v1", model = "bench", auth = "bench-key",
@@ -113,6 +113,41 @@ function measure.metrics_ask()
   return with - bare
 end
 
+-- A stream that is there at once: a text, and what a provider sends at the end.
+local ENDING = { '{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}',
+  '{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":32,"total_tokens":41}}', "[DONE]" }
+
+local function instant_handle()
+  local nothing = function() end
+  return setmetatable({ closed = function() return false end, is_events = function() return true end,
+    status = ANSWER.status, header = nothing, limits = nothing, plain = nothing, keep = nothing, hurry = nothing,
+    progress = nothing, drain = nothing, close = nothing, take_usage = nothing, take_opening = nothing,
+    take_text = function() return "text" end, until_text = function() return true end,
+    hold = function(self, permits) self.permits = permits end,
+    texts = function(self, handler, stream)
+      return function()
+        for i = 1, #ENDING do handler(stream, nil, "", ENDING[i], "") end
+        self.permits:release()
+        return nil
+      end
+    end }, { __close = nothing })
+end
+
+--- What counting adds to a stream, but for its deltas.
+function measure.metrics_stream()
+  local model = sluice.model { provider = "openai", base_url = "http://127.0.0.1/v1", model = "bench", auth = "bench-key",
+    transport = function() return { stream = instant_handle } end }
+  local function read()
+    for _ in model:stream("x"):text() do end -- luacheck: ignore 542
+  end
+  local bare = least(args.n, 200, read)
+  sluice.metrics.enable()
+  local with = least(args.n, 200, read)
+  local counted = sluice.metrics.text():match "api_time_to_first_token_seconds_count{[^}]*} (%d+)"
+  assert(tonumber(counted) >= args.n, "not everything was counted")
+  return with - bare
+end
+
 --- Calls f while n tasks sleep.
 local function among_sleepers(n, f)
   local result
@@ -153,7 +188,7 @@ function measure.wake()
 end
 
 if not measure[what] then
-  error("bench: tasks.lua spawn|semaphore|token|trace|trace_otlp|metrics_ask|sleepers|wake", 0)
+  error("bench: tasks.lua spawn|semaphore|token|trace|trace_otlp|metrics_ask|metrics_stream|sleepers|wake", 0)
 end
 local value = measure[what]()
 common.report(what, what == "sleepers" and { n = args.n, kib_per_unit = value }

@@ -376,17 +376,31 @@ function Assembler:usage()
   return assemble.usage(self.counts)
 end
 
+--- Of what was counted, tokens in (with what a cache held) and out; nil for what nobody said.
+---@param counts sluice.UsageDelta?
+---@return integer? input, integer? output
+local function tokens_of(counts)
+  if not counts then return nil end
+  local input = counts.input_tokens
+  if not input and counts.uncached_input_tokens then
+    input = counts.uncached_input_tokens + (counts.cached_tokens or 0) + (counts.cache_write_tokens or 0)
+  end
+  return input, counts.output_tokens
+end
+
+--- The same, of this answer: for those who only count.
+---@return integer? input, integer? output
+function Assembler:tokens()
+  return tokens_of(self.counts)
+end
+
 --- Adds up what is known: vendors that count cached input apart have it included here, a missing
 --- total is the sum. Nothing is estimated: without counts the table is empty.
 ---@param counts sluice.UsageDelta?
 ---@return sluice.Usage
 function assemble.usage(counts)
   if not counts or next(counts) == nil then return {} end
-  local input = counts.input_tokens
-  if not input and counts.uncached_input_tokens then
-    input = counts.uncached_input_tokens + (counts.cached_tokens or 0) + (counts.cache_write_tokens or 0)
-  end
-  local output = counts.output_tokens
+  local input, output = tokens_of(counts)
   return {
     input_tokens = input,
     output_tokens = output,

@@ -45,8 +45,9 @@
 --
 --   ask_answered(run, reply)                     an ask has succeeded (`run`: policy/call.lua's)
 --   stream_began(run, ttft)                      a stream has its first content
---   stream_over(run, at, outcome, what)          … has ended: "ok", "abandoned" (`what`: the usage, or nil when the
---                                                stream is gone), or "interrupted" (the error)
+--   stream_over(run, at, outcome, err, input, output)  … has ended: "ok", "abandoned", or "interrupted" (`err`);
+--                                                tokens where they are known, which they are not when the stream
+--                                                itself is gone
 --
 -- instead of the others. Beside a subscriber that is not light, a light one hears the same as it.
 --
@@ -227,9 +228,10 @@ end
 -- The same for a stream whose call has no record.
 local function light_ended(run, stream, at)
   open[run], stream_of[run], open_count = nil, nil, open_count - 1
-  local on, broken = observe.on, stream and stream.failure
-  if broken then return on:stream_over(run, at, "interrupted", broken) end
-  on:stream_over(run, at, stream and stream.over and "ok" or "abandoned", stream and stream.assembler:usage() or nil)
+  local on = observe.on
+  if not stream then return on:stream_over(run, at, "abandoned") end
+  if stream.failure then return on:stream_over(run, at, "interrupted", stream.failure) end
+  on:stream_over(run, at, stream.over and "ok" or "abandoned", nil, stream.assembler:tokens())
 end
 
 --- The answer of a stream is complete, broken, or closed. While somebody listens; a second time changes nothing.

@@ -286,7 +286,7 @@ function Stream:close()
     settle(self)
   end
   self.handle:close()
-  if observe.on then observe.settled(self) end
+  if observe.on and not self.over then observe.settled(self) end -- else it is known already
 end
 
 Stream.__close = Stream.close

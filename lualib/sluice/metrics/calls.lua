@@ -95,22 +95,23 @@ function Calls.ask_answered(_, run, reply) -- nearly every call there is
   series.ok:count(reply.elapsed, usage.input_tokens, usage.output_tokens)
 end
 
-local function first_token(series, ttft)
-  local first = series.first_token
-  if not first then
-    first = all.first_token:at(series.provider, series.model)
-    series.first_token = first
-  end
-  first:observe(ttft)
+--- Only a model that streams has it.
+local function first_token_of(series)
+  series.first_token = all.first_token:at(series.provider, series.model)
+  return series.first_token
 end
 
 function Calls.stream_began(_, run, ttft)
   local model = run.model
-  first_token(models[model.name] or series_of(model.name, model.opts.provider, model.opts.model), ttft)
+  local series = models[model.name] or series_of(model.name, model.opts.provider, model.opts.model)
+  local first = series.first_token or first_token_of(series)
+  first:observe(ttft)
 end
 
 function Calls.content(_, call, _, ttft)
-  first_token(series_of(call.name, call.provider, call.model), ttft)
+  local series = series_of(call.name, call.provider, call.model)
+  local first = series.first_token or first_token_of(series)
+  first:observe(ttft)
 end
 
 local function count_retry(call, err)
@@ -125,27 +126,27 @@ function Calls.refused(_, call, _, err, delay)
   if delay then count_retry(call, err) end
 end
 
-local NO_USAGE = {}
-
-local function ended(series, elapsed, outcome, usage, err)
-  if outcome == "ok" then return series.ok:count(elapsed, usage.input_tokens, usage.output_tokens) end
+local function ended(series, elapsed, outcome, err, input, output)
+  if outcome == "ok" then return series.ok:count(elapsed, input, output) end
   all.duration:at(series.provider, series.model, outcome):observe(elapsed)
-  series.tokens:count(usage.input_tokens, usage.output_tokens)
+  series.tokens:count(input, output)
   if outcome == "abandoned" or outcome == "cancelled" then return end
   all.errors:at(series.provider, series.model, err.kind):inc()
   if outcome == "interrupted" then all.interrupted:at(series.provider, series.model):inc() end
 end
 
-function Calls.stream_over(_, run, at, outcome, what)
+function Calls.stream_over(_, run, at, outcome, err, input, output)
   local model = run.model
   local series = models[model.name] or series_of(model.name, model.opts.provider, model.opts.model)
-  ended(series, at - run.sent, outcome, outcome ~= "interrupted" and what or NO_USAGE, what)
+  if outcome == "ok" then series.ok:count(at - run.sent, input, output)
+  else ended(series, at - run.sent, outcome, err, input, output) end
 end
 
 function Calls.call_ended(_, call, at, outcome, what)
   if outcome == "error" and not errors.is(what) then return end -- a fault of the script's: no call was made
-  local usage = (outcome == "ok" or outcome == "abandoned") and what.usage or NO_USAGE
-  ended(series_of(call.name, call.provider, call.model), at - call.began, outcome, usage, what)
+  local usage = (outcome == "ok" or outcome == "abandoned") and what.usage
+  ended(series_of(call.name, call.provider, call.model), at - call.began, outcome, what,
+    usage and usage.input_tokens, usage and usage.output_tokens)
 end
 
 -- Chains --------------------------------------------------------------------------------------------

@@ -79,8 +79,7 @@ local function began(series, ttft)
   series.first:observe(ttft)
 end
 
-local function ended(series, elapsed, usage, err)
-  if usage then return series.ok:count(elapsed, usage.input_tokens, usage.output_tokens) end
+local function failed(series, elapsed, err)
   if errors.is(err) then series.at(all.duration, err.kind):observe(elapsed) end -- else a fault of the script's
 end
 
@@ -89,10 +88,11 @@ function GenAI.stream_began(_, run, ttft)
   began(series_of(model.name, model.opts.provider, model.opts.model, model.base), ttft)
 end
 
-function GenAI.stream_over(_, run, at, outcome, what)
+function GenAI.stream_over(_, run, at, outcome, err, input, output)
   local model = run.model
-  ended(series_of(model.name, model.opts.provider, model.opts.model, model.base), at - run.sent,
-    outcome ~= "interrupted" and (what or {}) or nil, what)
+  local series = series_of(model.name, model.opts.provider, model.opts.model, model.base)
+  if outcome == "interrupted" then return failed(series, at - run.sent, err) end
+  series.ok:count(at - run.sent, input, output)
 end
 
 function GenAI.content(_, call, _, ttft)
@@ -100,8 +100,10 @@ function GenAI.content(_, call, _, ttft)
 end
 
 function GenAI.call_ended(_, call, at, outcome, what)
-  ended(series_of(call.name, call.provider, call.model, call.base), at - call.began,
-    (outcome == "ok" or outcome == "abandoned") and (what.usage or {}) or nil, what)
+  local series = series_of(call.name, call.provider, call.model, call.base)
+  if outcome ~= "ok" and outcome ~= "abandoned" then return failed(series, at - call.began, what) end
+  local usage = what.usage
+  series.ok:count(at - call.began, usage and usage.input_tokens, usage and usage.output_tokens)
 end
 
 --- Begins to count. A second time changes nothing.
