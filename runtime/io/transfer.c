@@ -12,6 +12,7 @@
 #include "io/multi.h"
 
 #define LOOK_AGAIN_US 5000 /* to a reader that has been woken and has not run yet */
+#define HEADERS_USUAL 512  /* bytes of a reply's headers */
 
 static size_t active;
 
@@ -368,6 +369,8 @@ size_t transfer_on_header(char *bytes, size_t size, size_t n, void *arg) {
     }
     return n;
   }
+  if (t->headers.cap == 0)
+    (void)buf_reserve(&t->headers, HEADERS_USUAL); /* or it grows line by line */
   if (buf_append(&t->headers, bytes, n) != BUF_OK)
     return refuse(t, ERR_PROTOCOL, "the reply's headers have", t->headers.max);
   return n;

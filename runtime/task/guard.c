@@ -84,7 +84,7 @@ void *guard_alloc(void *ud, void *ptr, size_t osize, size_t nsize) {
     if (guard.ceiling != 0 && guard.used + (nsize - old) > guard.ceiling) return NULL;
     if (refuses(nsize)) return NULL;
   }
-  void *block = realloc(ptr, nsize);
+  void *block = ptr != NULL ? realloc(ptr, nsize) : malloc(nsize);
   if (block != NULL) guard.used += nsize - old;
   return block;
 }
