@@ -55,7 +55,7 @@ end
 -- A wire that answers at once, so that what is measured is what is above it.
 local ANSWER = { status = function() return 200 end, header = function() end, headers = function() return {} end,
   limits = function() end, times = function() return 0.01, 0.02 end,
-  answer = function() return "text", "stop", "id", "model", 9, 32, 41, 0, 0, 0.01, 0.02 end }
+  answer = function() return "text", "stop", "id", "model", 9, 32, 41, 0, 0, 0.01, 0.02, false end }
 
 local function instant_model()
   return sluice.model { provider = "openai", base_url = "http://127.0.0.1/v1", model = "bench", auth = "bench-key",

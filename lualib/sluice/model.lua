@@ -72,7 +72,8 @@ local SPEC = options.spec {
 local Model = { __name = "sluice.model" }
 Model.__index = Model
 
-local before_first = Stream.before_first
+local before_first, now = Stream.before_first, core.now
+local setmetatable, type = setmetatable, type -- on the way of every call
 local under_way = setmetatable({}, { __mode = "k" }) -- endpoint on the wire -> its model
 
 local mock_url -- set by --mock: every model goes there
@@ -377,19 +378,19 @@ local function whole_reply(run, response)
   return assembler:reply()
 end
 
---- The fields of the reply to a plain answer, without building a table of its body; else nil. All at once:
---- a table that grows is a table made twice.
+--- The fields of the reply to a plain answer, without building a table of its body, and whether its headers
+--- speak of limits; else nil. All at once: a table that grows is a table made twice.
 local function plain_reply(self, response)
   local fast, opts = self.spoken.fast, self.opts
   if not fast or self.quirks.think_tags then return nil end
-  local text, reason, rid, model, input, output, total, cached, reasoning, ttft, elapsed = response:answer(fast)
+  local text, reason, rid, model, input, output, total, cached, thought, ttft, elapsed, limited = response:answer(fast)
   local finish = text and PLAIN[reason]
   if not finish then return nil end
   return { text = text, finish_reason = finish, finish_reason_raw = reason, id = rid, model = model or opts.model,
     usage = input and { input_tokens = input, output_tokens = output,
       total_tokens = total or output and input + output, cached_tokens = cached or 0,
-      reasoning_tokens = reasoning or 0 } or {},
-    response = response, provider = opts.provider, asked = opts.model, ttft = ttft, elapsed = elapsed }
+      reasoning_tokens = thought or 0 } or {},
+    response = response, provider = opts.provider, asked = opts.model, ttft = ttft, elapsed = elapsed }, limited
 end
 
 --- The same for any other answer.
@@ -413,10 +414,10 @@ local function ask_once(run)
   if permit then run.permit = permit end -- nothing can fail before it is sent; else `enter` minds the charge
   local guard <close> = breaker and not permit and call.enter(run) -- luacheck: ignore 211
   if charge then charge.state = "sent" end
-  local sent = core.now()
+  local sent, waited = now(), run.waited -- known when anything came before: a wait, or another attempt
   run.sent = sent
   if observe.on and (observe.full or run.observed) then observe.sent(run) end
-  local total = run.first and call.total(run) or nil
+  local total = waited and run.first and call.total(run) or nil
   local response, kind, phase, message, elapsed
   if name then response, kind, phase, message, elapsed = run.endpoint:request(run.body, total, name, run.id)
   else response, kind, phase, message, elapsed = run.endpoint:request(run.body, total) end
@@ -427,17 +428,18 @@ local function ask_once(run)
   if status < 200 or status > 299 then
     call.fail(run, failed_status(self, status, response, response:body()), response)
   end
-  local reply = Reply.new(plain_reply(self, response) or other_reply(run, response))
+  local fields, limited = plain_reply(self, response)
+  local reply = setmetatable(fields or other_reply(run, response), Reply)
   if self.price then reply.price = self.price end
   permit = run.permit
   if permit then permit:success(reply.elapsed, sent + reply.elapsed) end
   if charge then charge:settle_by(reply.usage, #reply.text) end
-  call.learn(run, response)
+  if limited ~= false or limiter.gates > 0 then call.learn(run, response) end
   if charge then
     run.charge = nil -- nobody else knows of it: it can be the next request's
     charge.after, limiter.spare = limiter.spare, charge
   end
-  if run.entries or run.waited then call.conclude_reply(run, reply) end
+  if waited then call.conclude_reply(run, reply) end
   return reply
 end
 
@@ -561,7 +563,7 @@ local function stream_once(run)
   if permit then run.permit = permit end -- nothing can fail before it is sent; else `enter` minds the charge
   local guard <close> = breaker and not permit and call.enter(run) -- luacheck: ignore 211
   if charge then charge.state = "sent" end
-  run.sent = core.now()
+  run.sent = now()
   if observe.on and (observe.full or run.observed) then observe.sent(run) end
   local total = (run.first or not run.streaming) and call.total(run) or nil
   local handle, kind, phase, message, elapsed
@@ -588,7 +590,7 @@ local function stream_once(run)
   end
   run.body = nil -- sent once and for all; thousands of long prompts may be on their way
   permit = run.permit
-  if permit then permit:success(stream.ttft or core.now() - run.sent) end
+  if permit then permit:success(stream.ttft or now() - run.sent) end
   if charge then stream:settles(charge) end
   call.learn(run, handle)
   return stream

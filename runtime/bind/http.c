@@ -294,34 +294,48 @@ int http_headers(lua_State *L, const struct transfer *t) {
   return 1;
 }
 
-/* Push { [lower-case name] = value } of the headers that speak of rate limits, or nil when there
-** are none, as on nearly every reply: one look at the first letters of each line. */
-int http_limits(lua_State *L, const struct transfer *t) {
+/* The next header line from *p on that speaks of rate limits, and its length; NULL: there is none, as on
+** nearly every reply. One look at the first letters of each line. */
+static const char *next_limit(const char **p, const char *end, size_t *line) {
   static const char ours[] = "x-ratelimit-", anthropic[] = "anthropic-ratelimit-";
+  while (*p < end) {
+    const char *at = *p, *eol = memchr(at, '\n', (size_t)(end - at));
+    *p = eol != NULL ? eol + 1 : end;
+    *line = (size_t)(*p - at);
+    if ((*line > sizeof ours && strncasecmp(at, ours, sizeof ours - 1) == 0) ||
+        (*line > sizeof anthropic && strncasecmp(at, anthropic, sizeof anthropic - 1) == 0))
+      return at;
+  }
+  return NULL;
+}
+
+bool http_has_limits(const struct transfer *t) {
+  size_t line;
+  const char *p = t->headers.data;
+  return p != NULL && next_limit(&p, p + t->headers.len, &line) != NULL;
+}
+
+/* Push { [lower-case name] = value } of the headers that speak of rate limits, or nil when there
+** are none. */
+int http_limits(lua_State *L, const struct transfer *t) {
   bool found = false;
   lua_settop(L, 1);
   if (t->headers.data == NULL) return 0;
-  const char *p = t->headers.data, *end = p + t->headers.len;
-  while (p < end) {
-    const char *eol = memchr(p, '\n', (size_t)(end - p));
-    const char *next = eol != NULL ? eol + 1 : end;
-    size_t line = (size_t)(next - p);
-    bool match = (line > sizeof ours && strncasecmp(p, ours, sizeof ours - 1) == 0) ||
-                 (line > sizeof anthropic && strncasecmp(p, anthropic, sizeof anthropic - 1) == 0);
-    const char *colon = match ? memchr(p, ':', line) : NULL;
-    if (colon != NULL && colon - p < 256) {
-      char name[256];
-      size_t n = (size_t)(colon - p), len;
-      memcpy(name, p, n);
-      name[n] = '\0';
-      const char *value = transfer_header(t, name, &len);
-      lower(name, n);
-      if (!found) lua_newtable(L);
-      found = true;
-      lua_pushlstring(L, value != NULL ? value : "", value != NULL ? len : 0);
-      lua_setfield(L, -2, name);
-    }
-    p = next;
+  const char *p = t->headers.data, *end = p + t->headers.len, *at;
+  size_t line;
+  while ((at = next_limit(&p, end, &line)) != NULL) {
+    const char *colon = memchr(at, ':', line);
+    if (colon == NULL || colon - at >= 256) continue;
+    char name[256];
+    size_t n = (size_t)(colon - at), len;
+    memcpy(name, at, n);
+    name[n] = '\0';
+    const char *value = transfer_header(t, name, &len);
+    lower(name, n);
+    if (!found) lua_newtable(L);
+    found = true;
+    lua_pushlstring(L, value != NULL ? value : "", value != NULL ? len : 0);
+    lua_setfield(L, -2, name);
   }
   return found ? 1 : 0;
 }

@@ -36,6 +36,7 @@ int http_status(lua_State *L, const struct transfer *t);
 int http_header(lua_State *L, const struct transfer *t);
 int http_headers(lua_State *L, const struct transfer *t);
 int http_limits(lua_State *L, const struct transfer *t);
+bool http_has_limits(const struct transfer *t); /* would that push anything? */
 /* Push seconds from the start to the first byte (nil before it) and to the end or to now. */
 int http_times(lua_State *L, const struct transfer *t);
 

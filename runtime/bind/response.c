@@ -127,8 +127,8 @@ static void push_count(lua_State *L, int64_t n) {
 }
 
 /* response:answer("openai" | "anthropic") -> text, finish, id, model, input, output, total, cached,
-** reasoning tokens, and what times() says; or nil when the reply is anything but one plain text
-** answer. */
+** reasoning tokens, the two that times() gives, whether limits() would give anything; or nil when the
+** reply is anything but one plain text answer. */
 static int response_answer(lua_State *L) {
   static const char *const protocols[] = {"openai", "anthropic", NULL};
   struct response *r = check_response(L);
@@ -155,7 +155,9 @@ static int response_answer(lua_State *L) {
   push_count(L, a.total_tokens);
   push_count(L, a.cached_tokens);
   push_count(L, a.reasoning_tokens);
-  return 9 + http_times(L, &r->transfer);
+  http_times(L, &r->transfer);
+  lua_pushboolean(L, http_has_limits(&r->transfer));
+  return 12;
 }
 
 static int response_free(lua_State *L) {
