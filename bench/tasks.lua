@@ -57,9 +57,29 @@ local ANSWER = { status = function() return 200 end, header = function() end, he
   limits = function() end, times = function() return 0.01, 0.02 end,
   answer = function() return "text", "stop", "id", "model", 9, 32, 41, 0, 0, 0.01, 0.02, false end }
 
+-- A stream that is there at once: a text, and what a provider sends at the end.
+local ENDING = { '{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}',
+  '{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":32,"total_tokens":41}}', "[DONE]" }
+
+local function instant_handle()
+  local nothing = function() end
+  return setmetatable({ closed = function() return false end, is_events = function() return true end,
+    status = ANSWER.status, header = nothing, limits = nothing, plain = nothing, keep = nothing, hurry = nothing,
+    progress = nothing, drain = nothing, close = nothing, take_usage = nothing, take_opening = nothing,
+    take_text = function() return "text" end, until_text = function() return true end,
+    hold = function(self, permits) self.permits = permits end,
+    texts = function(self, handler, stream)
+      return function()
+        for i = 1, #ENDING do handler(stream, nil, "", ENDING[i], "") end
+        self.permits:release()
+        return nil
+      end
+    end }, { __close = nothing })
+end
+
 local function instant_model()
   return sluice.model { provider = "openai", base_url = "http://127.0.0.1/v1", model = "bench", auth = "bench-key",
-    transport = function() return { request = function() return ANSWER end } end }
+    transport = function() return { request = function() return ANSWER end, stream = instant_handle } end }
 end
 
 --- What a trace adds to a call: the best of some rounds with it, less the best of as many without. The file is
@@ -113,30 +133,9 @@ function measure.metrics_ask()
   return with - bare
 end
 
--- A stream that is there at once: a text, and what a provider sends at the end.
-local ENDING = { '{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}',
-  '{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":32,"total_tokens":41}}', "[DONE]" }
-
-local function instant_handle()
-  local nothing = function() end
-  return setmetatable({ closed = function() return false end, is_events = function() return true end,
-    status = ANSWER.status, header = nothing, limits = nothing, plain = nothing, keep = nothing, hurry = nothing,
-    progress = nothing, drain = nothing, close = nothing, take_usage = nothing, take_opening = nothing,
-    take_text = function() return "text" end, until_text = function() return true end,
-    hold = function(self, permits) self.permits = permits end,
-    texts = function(self, handler, stream)
-      return function()
-        for i = 1, #ENDING do handler(stream, nil, "", ENDING[i], "") end
-        self.permits:release()
-        return nil
-      end
-    end }, { __close = nothing })
-end
-
 --- What counting adds to a stream, but for its deltas.
 function measure.metrics_stream()
-  local model = sluice.model { provider = "openai", base_url = "http://127.0.0.1/v1", model = "bench", auth = "bench-key",
-    transport = function() return { stream = instant_handle } end }
+  local model = instant_model()
   local function read()
     for _ in model:stream("x"):text() do end -- luacheck: ignore 542
   end
