@@ -237,12 +237,10 @@ end
 --- The answer of a stream is complete, broken, or closed. While somebody listens; a second time changes nothing.
 ---@param stream sluice.Stream
 function observe.settled(stream)
+  local run = stream.run
+  if open[run] then return light_ended(run, stream, core.now()) end
   local call = stream.observed
-  if not call then
-    if open[stream.run] then light_ended(stream.run, stream, core.now()) end
-  elseif not call.ended then
-    stream_ended(call, stream, core.now())
-  end
+  if call and not call.ended then stream_ended(call, stream, core.now()) end
 end
 
 --- Streams may be closed with their task group, or by the collector, without a word to Lua: tells of those
