@@ -38,7 +38,7 @@ enum buf_status buf_reserve(struct buf *b, size_t extra) {
   return BUF_OK;
 }
 
-enum buf_status buf_append_growing(struct buf *b, const void *bytes, size_t n) {
+enum buf_status buf_append(struct buf *b, const void *bytes, size_t n) {
   if (n == 0) return BUF_OK;
   enum buf_status status = buf_reserve(b, n);
   if (status != BUF_OK) return status;

@@ -6,7 +6,6 @@
 #define SLUICE_BASE_BUF_H
 
 #include <stddef.h>
-#include <string.h>
 
 enum buf_status { BUF_OK = 0, BUF_FULL, BUF_NOMEM };
 
@@ -20,14 +19,7 @@ void buf_free(struct buf *b); /* releases the memory; the buffer can be used aga
 
 /* Make room for `extra` more bytes. */
 enum buf_status buf_reserve(struct buf *b, size_t extra);
-enum buf_status buf_append_growing(struct buf *b, const void *bytes, size_t n);
-/* Inline, because every piece of every stream comes by here, twice. */
-static inline enum buf_status buf_append(struct buf *b, const void *bytes, size_t n) {
-  if (n == 0 || n > b->cap - b->len) return buf_append_growing(b, bytes, n);
-  memcpy(b->data + b->len, bytes, n);
-  b->len += n;
-  return BUF_OK;
-}
+enum buf_status buf_append(struct buf *b, const void *bytes, size_t n);
 enum buf_status buf_append_str(struct buf *b, const char *s);
 
 /* Drop `n` bytes from the front. */
