@@ -260,6 +260,10 @@ static struct easy *new_easy(void) {
   curl_easy_setopt(c, CURLOPT_WRITEDATA, e);
   curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, transfer_on_header);
   curl_easy_setopt(c, CURLOPT_HEADERDATA, e);
+#if LIBCURL_VERSION_NUM >= 0x075000
+  curl_easy_setopt(c, CURLOPT_PREREQFUNCTION, transfer_on_send);
+  curl_easy_setopt(c, CURLOPT_PREREQDATA, e);
+#endif
   curl_easy_setopt(c, CURLOPT_OPENSOCKETFUNCTION, open_socket);
   curl_easy_setopt(c, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
   curl_easy_setopt(c, CURLOPT_ACCEPT_ENCODING, MULTI_ENCODINGS);

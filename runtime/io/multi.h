@@ -43,6 +43,7 @@ void multi_remove(struct easy *e);
 /* Implemented by transfer.c. */
 size_t transfer_on_body(char *bytes, size_t size, size_t n, void *arg);
 size_t transfer_on_header(char *bytes, size_t size, size_t n, void *arg);
+int transfer_on_send(void *arg, char *ip, char *local_ip, int port, int local_port);
 void transfer_on_done(struct transfer *t, CURLcode code);
 
 #endif

@@ -376,6 +376,20 @@ size_t transfer_on_header(char *bytes, size_t size, size_t n, void *arg) {
   return n;
 }
 
+/* When a connection that is used again dies before any byte of an answer, libcurl sends the request
+** once more, without a word. The first may have been taken, and be paid for: whether it is sent again
+** is not libcurl's to say (RFC 9110 9.2.2), but the caller's, who counts attempts. */
+int transfer_on_send(void *arg, char *ip, char *local_ip, int port, int local_port) {
+  struct transfer *t = ((struct easy *)arg)->owner;
+  (void)ip, (void)local_ip, (void)port, (void)local_port;
+  if (t->once && t->sending) {
+    set_failure(t, ERR_NETWORK, "response", "the server closed the connection without answering");
+    return CURL_PREREQFUNC_ABORT;
+  }
+  t->sending = true;
+  return CURL_PREREQFUNC_OK;
+}
+
 const char *transfer_header(const struct transfer *t, const char *name, size_t *len) {
   size_t name_len = strlen(name);
   const char *p = t->headers.data, *end_of = p + t->headers.len;
@@ -480,6 +494,7 @@ bool transfer_start(struct transfer *t, const struct transfer_spec *spec) {
   t->common = spec->common;
   t->bodyless = strcmp(spec->method, "HEAD") == 0;
   t->body_len = spec->body_len;
+  t->once = is_method(spec, "POST") || is_method(spec, "PATCH");
   buf_init(&t->headers, HTTP_HEADERS_MAX);
   buf_init(&t->body, spec->limits.body_max);
   loop_timer_init(&t->timer, on_timer);

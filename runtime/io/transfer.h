@@ -68,6 +68,8 @@ struct transfer {
   bool unseen;         /* the sink took bytes that its reader has not looked at yet; while this */
   bool overdue;  /* … patience ended: the reader gets one look, bytes that come now are late */
   bool bodyless; /* the answer to HEAD: its Content-Length promises nothing */
+  bool once;     /* the method is not idempotent: libcurl shall not send it again by itself */
+  bool sending;  /* libcurl has begun to send it */
   bool headers_done, done, failed, paused;
   enum err_kind kind;
   const char *phase; /* static: "connect", "first_token", "idle", "slow", "total", "response",

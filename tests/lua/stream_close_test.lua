@@ -439,4 +439,26 @@ T.test("a stream the brake has held is read to its end, and its connection used 
   t.eq(server.connections() or 1, 1)
 end)
 
+T.test("a connection that dies when it is used again: libcurl sends nothing twice by itself", function(t)
+  local function play(retry, call)
+    local server <close> = S.start(function(_, res, n)
+      if n > 1 then return res:abort "reset" end
+      res:send(200, { ["Content-Type"] = "application/json" }, S.whole "yes")
+    end)
+    local model = S.model(server, { retry = retry })
+    t.eq(model:ask("a").text, "yes")
+    local err = t.raises("network", call, model, server)
+    return #server.seen - 1, err
+  end
+  local function ask(model) model:ask "b" end
+  local function stream(model) model:stream "b" end
+  t.eq((play(false, ask)), 1)
+  t.eq((play(false, stream)), 1)
+  local sent, err = play({ attempts = 3, base = 0.001 }, ask)
+  t.eq({ sent, #err.attempts }, { 3, 3 })
+  t.eq((play(false, function(_, server)
+    sluice.http.request { method = "POST", url = server.url .. "/x", body = "b" }
+  end)), 1)
+end)
+
 T.done()
