@@ -12,6 +12,7 @@ local task = require "sluice.task"
 local Fallback = require "sluice.fallback"
 
 local LOAD_SECONDS = 5 -- a file that waits for longer while it is read is broken
+local COMPUTE_SECONDS = 1 -- of processor time, likewise
 
 ---@class sluice.Rules
 ---@field path string
@@ -56,6 +57,19 @@ local function in_file(path, message)
   return ("%s: %s"):format(path, message:match "^[^\n]-:%d+: (sluice%.%a+: .*)$" or message)
 end
 
+--- Runs the chunk; a loop in it without an end is an error of the file, where a deadline sees only waits.
+local function bounded(chunk)
+  local before, mask, count = debug.gethook()
+  if type(before) ~= "function" then before = nil end -- none, or one of C's, which comes again
+  local _ <close> = setmetatable({}, { __close = function() debug.sethook(before, mask, count) end })
+  local began = os.clock()
+  debug.sethook(function()
+    if os.clock() - began < COMPUTE_SECONDS then return end
+    error(("computes for more than %d s; a file of rules only says what they are"):format(COMPUTE_SECONDS), 2)
+  end, "", 100000)
+  return chunk()
+end
+
 local BOM = "\xEF\xBB\xBF"
 
 --- Reads, compiles and runs the file: everything that can be wrong before the first call is found here.
@@ -67,7 +81,7 @@ local function load_chain(path)
   if text:sub(1, 1) == "#" then text = text:match "^[^\n]*(.*)$" end -- '#!…'; lines keep their numbers
   local chunk, message = load(text, "@" .. path, "t")
   if not chunk then return nil, in_file(path, message) end
-  local ok, result = pcall(task.deadline, LOAD_SECONDS, function() return as_chain(chunk()) end)
+  local ok, result = pcall(task.deadline, LOAD_SECONDS, function() return as_chain(bounded(chunk)) end)
   if ok then return result end
   if errors.is(result, "timeout") and result.phase == "deadline" then
     return nil, ("%s: not read within %d s; a file of rules must not wait for anything"):format(path, LOAD_SECONDS)

@@ -35,6 +35,11 @@ static struct {
   volatile sig_atomic_t doomed_ticks; /* after it was to end */
   uint64_t tick_burst, asked_burst, warn_burst, stop_burst;
   uint64_t told_burst; /* was asked, and did not notice: interrupted, it alone */
+
+  struct { /* the hook that ours took the place of; it is put back */
+    lua_Hook hook;
+    int mask, count;
+  } theirs;
 } guard;
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -176,7 +181,7 @@ static void raising(lua_State *L, uint64_t burst) {
 static void on_hook(lua_State *L, lua_Debug *ar) {
   (void)ar;
   uint64_t burst = sched_burst();
-  lua_sethook(L, NULL, 0, 0);
+  lua_sethook(L, guard.theirs.hook, guard.theirs.mask, guard.theirs.count);
   if (guard.interrupted || guard.told_burst == burst) {
     raising(L, burst);
     raise_interrupted(L);
@@ -193,8 +198,13 @@ static void on_hook(lua_State *L, lua_Debug *ar) {
 }
 
 static void set_hook(lua_State *L) {
-  if (L != NULL)
-    lua_sethook(L, on_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+  if (L == NULL) return;
+  if (lua_gethook(L) != on_hook) {
+    guard.theirs.hook = lua_gethook(L);
+    guard.theirs.mask = lua_gethookmask(L);
+    guard.theirs.count = lua_gethookcount(L);
+  }
+  lua_sethook(L, on_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
 }
 
 void guard_interrupt_async(int nth) {

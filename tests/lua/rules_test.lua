@@ -84,6 +84,7 @@ local BROKEN = {
     "fallback%.lua: sluice%.fallback: step 1: unknown field of the step 'afer' %(did you mean 'after'" },
   ["has a wrong option"] = { HEAD .. "return { function() end, rescu = print }", "unknown option 'rescu'" },
   ["waits for ever"] = { HEAD .. "sluice.task.sleep(60)\nreturn {}", "not read within 5 s; a file of rules must not wait", slow = true },
+  ["computes for ever"] = { "local n = 0\nwhile true do n = n + 1 end", "fallback%.lua:2: computes for more than 1 s" },
   ["has a wrong step, further down"] = { HEAD .. "local chain = sluice.fallback { 7 }\nreturn chain",
     "fallback%.lua:2: sluice%.fallback: step 1 must be a model" },
   ["is compiled Lua"] = { string.dump(function() end), "fallback%.lua" },
