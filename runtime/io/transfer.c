@@ -379,6 +379,7 @@ size_t transfer_on_header(char *bytes, size_t size, size_t n, void *arg) {
 /* When a connection that is used again dies before any byte of an answer, libcurl sends the request
 ** once more, without a word. The first may have been taken, and be paid for: whether it is sent again
 ** is not libcurl's to say (RFC 9110 9.2.2), but the caller's, who counts attempts. */
+/* NOLINTNEXTLINE(readability-non-const-parameter): libcurl says which type a callback has */
 int transfer_on_send(void *arg, char *ip, char *local_ip, int port, int local_port) {
   struct transfer *t = ((struct easy *)arg)->owner;
   (void)ip, (void)local_ip, (void)port, (void)local_port;
