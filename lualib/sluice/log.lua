@@ -9,7 +9,8 @@
 --
 -- The same line, its time aside, is written ten times within five seconds; more of it are counted, and the next
 -- one that is written, at the latest at the end of the run, says how many: "(repeated 41 times)", in JSON
--- "repeated":41.
+-- "repeated":41. For the library's own lines that is whatever call they speak of: an outage makes the same one
+-- for each of them. A script's own lines may be records, and only those alike in every field are held back.
 
 local secrets = require "sluice.core.secret"
 local sys = require "sluice.core.sys"
@@ -180,33 +181,33 @@ end
 
 -- Lines that come again -----------------------------------------------------------------------------
 
-local known, known_count = {}, 0 -- line -> { since =, written =, held = }
+local known, known_count = {}, 0 -- line, or what is alike in it -> { since =, written =, held =, last = a held line }
 local now                        -- a clock: sluice.core.task's, once something is logged
 
 --- Says how often the lines whose time is over were held back.
 local function tell_repeats(at)
-  for body, entry in pairs(known) do
+  for key, entry in pairs(known) do
     if at - entry.since >= REPEAT_S then
-      known[body], known_count = nil, known_count - 1
-      if entry.held > 0 then hand_on(body, entry.held) end
+      known[key], known_count = nil, known_count - 1
+      if entry.held > 0 then hand_on(entry.last, entry.held) end
     end
   end
 end
 
---- May it be written now?
-local function admit(body)
+--- May it be written now? `key` is what makes it the same as another.
+local function admit(key, body)
   now = now or require "sluice.core.task".now
   local at = now()
-  local entry = known[body]
+  local entry = known[key]
   if entry and at - entry.since < REPEAT_S then
     entry.written = entry.written + 1
     if entry.written <= REPEATS then return true end
-    entry.held = entry.held + 1
+    entry.held, entry.last = entry.held + 1, body
     return false
   end
   tell_repeats(at)
   if known_count >= KNOWN_MAX then tell_repeats(math.huge) end
-  known[body], known_count = { since = at, written = 1, held = 0 }, known_count + 1
+  known[key], known_count = { since = at, written = 1, held = 0 }, known_count + 1
   return true
 end
 
@@ -225,7 +226,7 @@ local function prepare()
 end
 
 -- Level 3 is the line that called log.info: the public functions must not call this in tail position.
-local function write(level, message, fields)
+local function write(level, message, fields, alike)
   if type(message) ~= "string" then
     error(("log.%s: the message must be a string, got %s"):format(level, type(message)), 3)
   end
@@ -235,7 +236,7 @@ local function write(level, message, fields)
   if not state.paint then prepare() end
   local body = (state.format == "json" and json_line or text_line)(level, message, fields or {})
   body = secrets.scrub(body)
-  if admit(body) then hand_on(body, 0) end
+  if admit(alike or body, body) then hand_on(body, 0) end
 end
 
 --- For looking into what happened: shown with --log-level debug or -v.
@@ -273,6 +274,9 @@ function log.enabled(level)
   return (LEVELS[level] or 0) >= state.level
 end
 
+-- Fields of the library's lines that tell one call from another.
+local ONE_CALL = { call = true, request_id = true, seconds = true }
+
 --- What happens to a call, from the library: not while a timeline is kept, which tells it all.
 --- For sluice's own modules.
 ---@param level "debug"|"info"|"warn"
@@ -282,7 +286,11 @@ function log.call(level, message, fields)
   if state.level > LEVELS[level] then return end
   local timeline = package.loaded["sluice.timeline"]
   if timeline and timeline.recording() then return end
-  write(level, message, fields)
+  local parts = { level, message }
+  for _, key in ipairs(sorted_keys(fields)) do
+    if not ONE_CALL[key] then parts[#parts + 1] = ("%s=%s"):format(key, fields[key]) end
+  end
+  write(level, message, fields, table.concat(parts, "\0"))
 end
 
 -- At level debug every attempt is logged.

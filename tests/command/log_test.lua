@@ -122,6 +122,19 @@ T.test("… as JSON, and told as soon as its five seconds are over", function(t)
     "again" })
 end)
 
+T.test("what the library says of each of many calls is held back, too; a script's records are not", function(t)
+  local text = without_time((run(t, [[
+    local down = sluice.model { provider = "openai", model = "down", base_url = "http://127.0.0.1:1/v1", auth = "none",
+      retry = false, breaker = false }
+    local chain = sluice.fallback { down, function() return "fine" end }
+    for _ = 1, 40 do chain:ask "x" end
+    for i = 1, 40 do log.info("mine", { call = i }) end]], "--metrics", "127.0.0.1:0")))
+  local _, ours = text:gsub("a step failed", "")
+  local _, theirs = text:gsub("mine", "")
+  t.eq({ ours, theirs }, { 11, 40 }, text)
+  t.match(text, "why=network %(repeated 30 times%)\n")
+end)
+
 -- Where they go ---------------------------------------------------------------------------------------
 
 T.test("--log-file: appended, without colour, and what is no log line stays on stderr", function(t)
@@ -210,6 +223,18 @@ T.test("a reader who has gone: the script goes on", function(t)
     done) }
   t.match(r.stdout, "info  line  i=1\n$")
   t.eq(T.read(done), "done\n")
+end)
+
+T.test("a reader who is slow at the end of the run gets every line", function(t)
+  local out = T.tmpdir() .. "/slow"
+  local r = C.run { "sh", "-c", ([[{ "%s" run "%s" 2>&1 >&3 | {
+    while dd bs=4096 count=1 2>/dev/null >"%s.piece" && [ -s "%s.piece" ]; do cat "%s.piece" >>"%s"; sleep 0.02; done
+    }; } 3>&1]]):format(C.sluice, write("script.lua", LOG .. [[
+      for i = 1, 1800 do log.info("line", { i = i, pad = ("x"):rep(80) }) end
+      local waiting, dropped = require "sluice.log.sink".state()
+      print(waiting > 500, dropped)]]), out, out, out, out) }
+  t.eq({ r.code, r.stdout, r.stderr }, { 0, "true\t0\n", "" })
+  t.eq(select(2, T.read(out):gsub("line  i=", "")), 1800)
 end)
 
 T.done()

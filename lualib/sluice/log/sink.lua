@@ -11,7 +11,9 @@ local sys = require "sluice.core.sys"
 local STDERR = 2
 local QUEUE_MAX = 256 << 10 -- bytes of lines that wait
 local RETRY_S = 0.05        -- seconds between two looks whether the reader has moved on
-local LINGER_MS = 500       -- … that the end of the run waits for a reader
+local PIECE = 4096          -- bytes that the end of the run offers at once …
+local LINGER_MS = 2000      -- … how long it waits for a reader to take them …
+local LINGER_ALL = 10       -- … and, in seconds, to take it all
 
 local DROPPED = "sluice: %d log lines were dropped: stderr was not read fast enough\n"
 
@@ -150,7 +152,8 @@ function sink.state()
   return last - first + 1, dropped
 end
 
---- The run is over: gives a slow reader a last moment.
+--- The run is over: a slow reader gets what waits while it goes on taking it, one who has stopped is waited for
+--- no longer than LINGER_MS. A signal ends that.
 function sink.finish()
   if file then file:close() end
   file = nil
@@ -158,7 +161,13 @@ function sink.finish()
   local text = table.concat(queue, "", first, last) .. (dropped > 0 and DROPPED:format(dropped) or "")
   clear()
   dropped = 0
-  sys.offer(STDERR, text, LINGER_MS)
+  local at, until_ = 1, os.time() + LINGER_ALL
+  while at <= #text and os.time() < until_ do
+    local piece = text:sub(at, at + PIECE - 1)
+    local taken = sys.offer(STDERR, piece, LINGER_MS)
+    if (taken or 0) < #piece then return end
+    at = at + taken
+  end
 end
 
 return sink
