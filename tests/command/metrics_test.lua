@@ -125,8 +125,8 @@ end)
 T.test("addresses that are none are refused before the script runs", function(t)
   for _, bad in ipairs { "nonsense", "127.0.0.1", "1.2.3.4:99999", ":", "a:b", "::1:80" } do
     local r = C.run { C.sluice, "run", "--metrics", bad, "-e", "print 'ran'" }
-    t.eq({ r.code, r.stdout }, { 4, "" }, bad)
-    t.match(r.stderr, "cannot serve metrics: %-%-metrics: '[^']*' is not ADDR:PORT", bad)
+    t.eq({ r.code, r.stdout }, { 2, "" }, bad)
+    t.match(r.stderr, "%-%-metrics takes ADDR:PORT, such as 127.0.0.1:9464, or a port alone, got '[^']*'; see", bad)
   end
   local r = C.run { C.sluice, "run", "--metric", "0", "-e", "print 'ran'" }
   t.eq(r.code, 2)

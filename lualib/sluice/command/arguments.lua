@@ -17,6 +17,7 @@
 --   default    the value when the option is not given
 --   min, max   inclusive bounds of a number        above   exclusive lower bound
 --   enum       the strings allowed
+--   check      a function of the text that is false when it is not what is `expected`, a phrase
 --   empty      true: a string may be ""
 --   repeated   true: may be given again; the value is a list
 --   tests      true: only of use to tests; listed last in help texts
@@ -33,6 +34,8 @@ local arguments = {}
 ---@field max? number
 ---@field above? number
 ---@field enum? string[]
+---@field check? fun(text: string): any
+---@field expected? string
 ---@field empty? boolean
 ---@field repeated? boolean
 ---@field tests? boolean
@@ -88,7 +91,9 @@ local NOUNS = { integer = "a whole number", seconds = "a number of seconds", num
 local function number_text(v) return ("%.14g"):format(v) end
 
 local function expectation(entry)
-  if entry.enum then
+  if entry.expected then
+    return entry.expected
+  elseif entry.enum then
     return "one of " .. table.concat(entry.enum, ", ")
   elseif entry.min and entry.max then
     return ("%s from %s to %s"):format(NOUNS[entry.type], number_text(entry.min), number_text(entry.max))
@@ -128,7 +133,7 @@ local function convert(entry, name, text)
     if value and not fits(entry, value) then value = nil end
   elseif entry.enum then
     if not in_list(entry.enum, text) then value = nil end
-  elseif text == "" and not entry.empty then
+  elseif text == "" and not entry.empty or entry.check and not entry.check(text) then
     value = nil
   end
   if value ~= nil then return value end

@@ -29,7 +29,6 @@ end
 local function start_server(opts)
   local serve = require "sluice.metrics.serve"
   local address, port = serve.address(opts.metrics)
-  if not address then return cannot("serve metrics: --metrics", port) end
   local task = require "sluice.core.task"
   local scope = task.scope {}
   local ok, server = scope:run(serve.start, address, port)
@@ -56,14 +55,7 @@ end
 
 local function start_push(opts)
   local otlp = require "sluice.metrics.otlp"
-  local url = otlp.address(opts.metrics_otlp)
-  if not url then
-    return cannot("send metrics",
-      ("--metrics-otlp: '%s' is not an http or https address, such as http://127.0.0.1:4318"):format(
-      require "sluice.errors".one_line(opts.metrics_otlp, 80)))
-  end
-  observing.at_end(otlp.start(url))
-  return true
+  observing.at_end(otlp.start(otlp.address(opts.metrics_otlp)))
 end
 
 -- Sums over the run: --report, and the summary of -v -----------------------------------------------
@@ -125,7 +117,7 @@ end
 function observing.start(opts)
   if opts.metrics and not start_server(opts) then return false end
   if opts.metrics_file and not start_file(opts) then return false end
-  if opts.metrics_otlp and not start_push(opts) then return false end
+  if opts.metrics_otlp then start_push(opts) end
   if (opts.report or opts.verbose) and not start_account(opts) then return false end
   return true
 end

@@ -41,12 +41,14 @@ script.options = {
   { "--log-format", arg = "FORMAT", type = "string", enum = { "text", "json" },
     help = "text (the default) or json: a line of JSON for each entry" },
   { "--log-file", arg = "FILE", type = "string", help = "append log lines to FILE, not to stderr" },
-  { "--metrics", arg = "ADDR:PORT", type = "string",
+  { "--metrics", arg = "ADDR:PORT", type = "string", expected = "ADDR:PORT, such as 127.0.0.1:9464, or a port alone",
+    check = function(text) return require "sluice.metrics.serve".address(text) end,
     help = "serve Prometheus metrics at /metrics while the script runs, and /healthz and /debug/tasks; "
       .. "a port alone is on 127.0.0.1, port 0 is any" },
   { "--metrics-file", arg = "FILE", type = "string",
     help = "write the metrics to FILE every few seconds and at the end, for node_exporter's textfile collector" },
-  { "--metrics-otlp", arg = "URL", type = "string",
+  { "--metrics-otlp", arg = "URL", type = "string", expected = "an http or https address, such as http://127.0.0.1:4318",
+    check = function(text) return require "sluice.metrics.otlp".address(text) end,
     help = "send the metrics to the OpenTelemetry collector at URL every few seconds and at the end (OTLP over HTTP)" },
   { "--report", arg = "FILE", type = "string",
     help = "write a page about the run to FILE at its end: calls, cost, failures, times, fallbacks (HTML, nothing else "

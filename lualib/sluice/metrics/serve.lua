@@ -2,7 +2,6 @@
 -- Owns: which form is wanted, and what an address means. Never: keeps a script alive; says anything of
 -- prompts and answers.
 
-local errors = require "sluice.errors"
 local metrics = require "sluice.metrics"
 local server = require "sluice.server"
 
@@ -75,16 +74,14 @@ end
 --- An address as people write it: "PORT", ":PORT", "ADDR:PORT", "[::1]:PORT". Without ADDR it is this
 --- machine alone: what is shown is nobody else's business unless they say so.
 ---@param text string
----@return string? address
----@return integer|string port  or what is wrong
+---@return string? address  nil: it is none
+---@return integer? port
 function serve.address(text)
   local address, port = text:match "^%[([%x:.]+)%]:(%d+)$"
   if not address then address, port = text:match "^([^:]*):(%d+)$" end
   if not address then address, port = "", text:match "^%d+$" end
   port = port and #port <= 5 and math.tointeger(tonumber(port))
-  if not port or port > 65535 then
-    return nil, ("'%s' is not ADDR:PORT, such as 127.0.0.1:9464, or a port alone"):format(errors.one_line(text, 80))
-  end
+  if not port or port > 65535 then return nil end
   if address == "" or address == "localhost" then address = "127.0.0.1" end
   return address, port
 end
