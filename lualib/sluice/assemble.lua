@@ -376,22 +376,19 @@ function Assembler:usage()
   return assemble.usage(self.counts)
 end
 
---- Of what was counted, tokens in (with what a cache held) and out; nil for what nobody said.
----@param counts sluice.UsageDelta?
----@return integer? input, integer? output
-local function tokens_of(counts)
-  if not counts then return nil end
+--- Tokens in, with what a cache held; nil when nobody said.
+local function input_of(counts)
   local input = counts.input_tokens
-  if not input and counts.uncached_input_tokens then
-    input = counts.uncached_input_tokens + (counts.cached_tokens or 0) + (counts.cache_write_tokens or 0)
-  end
-  return input, counts.output_tokens
+  if input or not counts.uncached_input_tokens then return input end
+  return counts.uncached_input_tokens + (counts.cached_tokens or 0) + (counts.cache_write_tokens or 0)
 end
 
---- The same, of this answer: for those who only count.
+--- Of what was counted, tokens in and out, for those who need no more; nil for what nobody said.
 ---@return integer? input, integer? output
 function Assembler:tokens()
-  return tokens_of(self.counts)
+  local counts = self.counts
+  if not counts then return nil end
+  return counts.input_tokens or input_of(counts), counts.output_tokens
 end
 
 --- Adds up what is known: vendors that count cached input apart have it included here, a missing
@@ -400,7 +397,7 @@ end
 ---@return sluice.Usage
 function assemble.usage(counts)
   if not counts or next(counts) == nil then return {} end
-  local input, output = tokens_of(counts)
+  local input, output = input_of(counts), counts.output_tokens
   return {
     input_tokens = input,
     output_tokens = output,

@@ -49,7 +49,8 @@
 --                                                tokens where they are known, which they are not when the stream
 --                                                itself is gone
 --
--- instead of the others. Beside a subscriber that is not light, a light one hears the same as it.
+-- instead of the others. Beside a subscriber that is not light, a light one hears the same as it. Alone, its methods
+-- are called as they are: they must not raise, nor use `self`.
 --
 -- Records last as long as what they stand for; a subscriber may keep what is its own in `record[self]`, and
 -- changes nothing else. It must not wait. What it raises is logged once and hurts nobody else.
@@ -115,7 +116,7 @@ local numbers = 0          -- calls so far
 local asking = {}          -- task -> the call whose request it is making: who waits for a token
 local open = {}            -- call, or a run without a record -> true: its stream has committed
 local stream_of = setmetatable({}, { __mode = "v" }) -- … -> that stream, unless it was collected
-local open_count, swept = 0, 0
+local swept = 0
 
 -- Subscribers ---------------------------------------------------------------------------------------
 
@@ -145,6 +146,7 @@ local function teller(event)
     end
   end
   local subscriber, f = list[1], list[1][event]
+  if subscriber.light then return f end -- a guard would be a quarter of what counting costs
   return function(_, a, at, b, c, d, e)
     local ok, why = pcall(f, subscriber, a, at, b, c, d, e)
     if not ok then complain(subscriber, event, why) end
@@ -154,7 +156,7 @@ end
 local function rebuild()
   if #subscribers == 0 then
     observe.on, observe.full = nil, nil
-    asking, open, open_count = {}, {}, 0
+    asking, open = {}, {}
     stream_of = setmetatable({}, { __mode = "v" })
     return
   end
@@ -198,7 +200,7 @@ end
 -- Streams -------------------------------------------------------------------------------------------
 
 local function forget(call)
-  if open[call] then open[call], stream_of[call], open_count = nil, nil, open_count - 1 end
+  open[call], stream_of[call] = nil, nil
 end
 
 --- How a stream ended, as the events say it.
@@ -227,10 +229,10 @@ end
 
 -- The same for a stream whose call has no record.
 local function light_ended(run, stream, at)
-  open[run], stream_of[run], open_count = nil, nil, open_count - 1
-  local on = observe.on
+  open[run], stream_of[run] = nil, nil
+  local on, failure = observe.on, stream and stream.failure
   if not stream then return on:stream_over(run, at, "abandoned") end
-  if stream.failure then return on:stream_over(run, at, "interrupted", stream.failure) end
+  if failure then return on:stream_over(run, at, "interrupted", failure) end
   on:stream_over(run, at, stream.over and "ok" or "abandoned", nil, stream.assembler:tokens())
 end
 
@@ -266,7 +268,9 @@ end
 --- How many streams are open, those included that were closed without a word since the last sweep.
 ---@return integer
 function observe.open_streams()
-  return open_count
+  local n = 0
+  for _ in pairs(open) do n = n + 1 end
+  return n
 end
 
 -- Calls: policy/call.lua, model.lua -----------------------------------------------------------------
@@ -305,7 +309,7 @@ end
 
 local function record_of(run, at)
   local model, opts = run.model, run.opts
-  if open_count > 0 and at - swept > SWEEP_S then observe.sweep() end
+  if at - swept > SWEEP_S and next(open) then observe.sweep() end
   -- One table, its own guard, with room for eight: it is made for every call. What a plain ask comes to have is
   -- number, id, task, began, attempt, sent, ended, and what one subscriber keeps in it.
   local call = setmetatable({ number = opts and opts.call or next_number(), id = run.id, task = core.current(),
@@ -366,9 +370,9 @@ function observe.came(run, result)
   local call = run.observed
   if not call then
     if observe.full then return end -- it began before anybody listened
-    if not result.events then return observe.on:ask_answered(run, result) end
+    if not result.handle then return observe.on:ask_answered(run, result) end
     observe.on:stream_began(run, result.ttft or core.now() - run.sent)
-    open[run], stream_of[run], open_count = true, result, open_count + 1 -- none of it in the stream: it is full
+    open[run], stream_of[run] = true, result -- none of it in the stream: it is full
     if result.over then light_ended(run, result, core.now()) end
     return
   end
@@ -386,7 +390,7 @@ function observe.came(run, result)
   observe.on:content(call, at, call.ttft)
   if result.over then return stream_ended(call, result, at) end
   result.observed = call
-  open[call], stream_of[call], open_count = true, result, open_count + 1
+  open[call], stream_of[call] = true, result
 end
 
 --- An attempt has failed before its commit; `delay` seconds until the next one, or nil.

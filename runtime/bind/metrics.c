@@ -95,42 +95,23 @@ static int series_value(lua_State *L) {
   return 2;
 }
 
-/* ---- bundles: series that are counted together, in one call from Lua -------------------------- */
+/* ---- tallies: series that are counted together, in one call from Lua --------------------------- */
 
-#define BUNDLE_MAX 8
+#define TALLY_MAX 8
 
-struct bundle {
+struct tally {
   size_t count;
-  struct metric_series *series[BUNDLE_MAX];
+  struct metric_series *series[TALLY_MAX];
 };
 
-/* core.bundle(series, …) -> their bundle. */
-static int new_bundle(lua_State *L) {
-  int n = lua_gettop(L);
-  luaL_argcheck(L, n <= BUNDLE_MAX, BUNDLE_MAX + 1, "too many series");
-  struct bundle *b = lua_newuserdatauv(L, sizeof *b, 0);
-  b->count = (size_t)n;
-  for (int i = 1; i <= n; i++) {
-    void *s = NULL;
-    for (size_t kind = 0; kind < sizeof series_types / sizeof *series_types && s == NULL; kind++)
-      s = luaL_testudata(L, i, series_types[kind]);
-    luaL_argcheck(L, s != NULL, i, "a series expected");
-    b->series[i - 1] = *(struct metric_series **)s;
-  }
-  luaL_setmetatable(L, "sluice.metrics.bundle");
-  return 1;
-}
-
-/* bundle:count(n, …): a number for each series; what is none, or cannot be counted, is passed over, so
-** that this never raises. */
-static int bundle_count(lua_State *L) {
-  struct bundle *b = lua_touserdata(L, 1);
-  if (b == NULL || !lua_getmetatable(L, 1) || !lua_rawequal(L, -1, lua_upvalueindex(1)))
-    return luaL_error(L, "a bundle of series expected");
-  for (size_t i = 0; i < b->count; i++) {
-    struct metric_series *s = b->series[i];
+/* tally(n, …): a number for each series; what is none, or cannot be counted, is passed over, so that this
+** never raises. The series are its upvalue: no method to look up, no self to check. */
+static int tally_count(lua_State *L) {
+  const struct tally *t = lua_touserdata(L, lua_upvalueindex(1));
+  for (size_t i = 0; i < t->count; i++) {
+    struct metric_series *s = t->series[i];
     int number;
-    lua_Number n = lua_tonumberx(L, (int)i + 2, &number);
+    lua_Number n = lua_tonumberx(L, (int)i + 1, &number);
     if (!number || !isfinite(n) || (n < 0 && s->metric->kind == METRIC_COUNTER)) continue;
     if (s->buckets != NULL)
       series_observe(s, n);
@@ -138,6 +119,23 @@ static int bundle_count(lua_State *L) {
       series_add(s, n);
   }
   return 0;
+}
+
+/* core.tally(series, …) -> the function that counts them. */
+static int new_tally(lua_State *L) {
+  int n = lua_gettop(L);
+  luaL_argcheck(L, n <= TALLY_MAX, TALLY_MAX + 1, "too many series");
+  struct tally *t = lua_newuserdatauv(L, sizeof *t, 0);
+  t->count = (size_t)n;
+  for (int i = 1; i <= n; i++) {
+    void *s = NULL;
+    for (size_t kind = 0; kind < sizeof series_types / sizeof *series_types && s == NULL; kind++)
+      s = luaL_testudata(L, i, series_types[kind]);
+    luaL_argcheck(L, s != NULL, i, "a series expected");
+    t->series[i - 1] = *(struct metric_series **)s;
+  }
+  lua_pushcclosure(L, tally_count, 1);
+  return 1;
 }
 
 /* ---- metrics ----------------------------------------------------------------------------------
@@ -448,17 +446,11 @@ int luaopen_sluice_core_metrics(lua_State *L) {
   static const luaL_Reg registry[] = {
       {"add", registry_add}, {"text", registry_text}, {"metrics", registry_metrics}, {NULL, NULL}};
   static const luaL_Reg functions[] = {
-      {"registry", new_registry}, {"bundle", new_bundle}, {NULL, NULL}};
+      {"registry", new_registry}, {"tally", new_tally}, {NULL, NULL}};
   luaL_newlib(L, functions);
   new_series_type(L, METRIC_COUNTER, counter);
   new_series_type(L, METRIC_GAUGE, gauge);
   new_series_type(L, METRIC_HISTOGRAM, histogram);
-  luaL_newmetatable(L, "sluice.metrics.bundle");
-  lua_createtable(L, 0, 1);
-  lua_pushvalue(L, -2);
-  lua_pushcclosure(L, bundle_count, 1);
-  lua_setfield(L, -2, "count");
-  lua_setfield(L, -2, "__index");
   luaL_newmetatable(L, METRIC_TYPE);
   luaL_newlib(L, metric);
   lua_setfield(L, -2, "__index");
@@ -468,6 +460,6 @@ int luaopen_sluice_core_metrics(lua_State *L) {
   luaL_newmetatable(L, "sluice.metrics.page");
   lua_pushcfunction(L, page_free);
   lua_setfield(L, -2, "__gc");
-  lua_pop(L, 4);
+  lua_pop(L, 3);
   return 1;
 }

@@ -12,17 +12,11 @@ local metrics = {}
 ---@return sluice.core.Registry
 function metrics.registry() end
 
---- Series that are counted together, in one call.
+--- Series that are counted together, in one call: of a function that adds or observes a number for each of
+--- them. What is no number is passed over; it never raises.
 ---@param ... sluice.MetricSeries
----@return sluice.core.Bundle
-function metrics.bundle(...) end
-
----@class sluice.core.Bundle
-local Bundle = {}
-
---- Adds or observes a number for each series. What is no number is passed over; never raises.
----@param ... number?
-function Bundle:count(...) end
+---@return fun(...: number?)
+function metrics.tally(...) end
 
 ---@class sluice.core.Registry
 local Registry = {}

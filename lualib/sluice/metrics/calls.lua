@@ -63,9 +63,9 @@ end
 ---@field provider string
 ---@field model string
 ---@field concurrent sluice.MetricSeries
----@field ok sluice.core.Bundle     the duration of calls that succeed, tokens in, tokens out
----@field tokens sluice.core.Bundle  in, out
----@field first_token? sluice.MetricSeries
+---@field ok fun(elapsed: number, input?: integer, output?: integer)  calls that succeed
+---@field tokens fun(input?: integer, output?: integer)
+---@field first_token? fun(seconds: number)
 
 --- The series of a model, looked up once.
 ---@return sluice.metrics.ModelSeries
@@ -76,8 +76,8 @@ local function series_of(name, provider, model)
   found = {
     provider = provider, model = model,
     concurrent = all.concurrent:at(provider, model),
-    ok = core_metrics.bundle(all.duration:at(provider, model, "ok"), input, output),
-    tokens = core_metrics.bundle(input, output),
+    ok = core_metrics.tally(all.duration:at(provider, model, "ok"), input, output),
+    tokens = core_metrics.tally(input, output),
   }
   all.circuit:at(provider, model) -- 0 until it opens
   if model_count < NAMES_MAX then models[name], model_count = found, model_count + 1 end
@@ -92,26 +92,26 @@ function Calls.ask_answered(_, run, reply) -- nearly every call there is
   local model = run.model
   local series = models[model.name] or series_of(model.name, model.opts.provider, model.opts.model)
   local usage = reply.usage
-  series.ok:count(reply.elapsed, usage.input_tokens, usage.output_tokens)
+  series.ok(reply.elapsed, usage.input_tokens, usage.output_tokens)
 end
 
 --- Only a model that streams has it.
 local function first_token_of(series)
-  series.first_token = all.first_token:at(series.provider, series.model)
+  series.first_token = core_metrics.tally(all.first_token:at(series.provider, series.model))
   return series.first_token
 end
 
 function Calls.stream_began(_, run, ttft)
   local model = run.model
   local series = models[model.name] or series_of(model.name, model.opts.provider, model.opts.model)
-  local first = series.first_token or first_token_of(series)
-  first:observe(ttft)
+  local first_token = series.first_token or first_token_of(series)
+  first_token(ttft)
 end
 
 function Calls.content(_, call, _, ttft)
   local series = series_of(call.name, call.provider, call.model)
-  local first = series.first_token or first_token_of(series)
-  first:observe(ttft)
+  local first_token = series.first_token or first_token_of(series)
+  first_token(ttft)
 end
 
 local function count_retry(call, err)
@@ -127,9 +127,9 @@ function Calls.refused(_, call, _, err, delay)
 end
 
 local function ended(series, elapsed, outcome, err, input, output)
-  if outcome == "ok" then return series.ok:count(elapsed, input, output) end
+  if outcome == "ok" then return series.ok(elapsed, input, output) end
   all.duration:at(series.provider, series.model, outcome):observe(elapsed)
-  series.tokens:count(input, output)
+  series.tokens(input, output)
   if outcome == "abandoned" or outcome == "cancelled" then return end
   all.errors:at(series.provider, series.model, err.kind):inc()
   if outcome == "interrupted" then all.interrupted:at(series.provider, series.model):inc() end
@@ -138,7 +138,7 @@ end
 function Calls.stream_over(_, run, at, outcome, err, input, output)
   local model = run.model
   local series = models[model.name] or series_of(model.name, model.opts.provider, model.opts.model)
-  if outcome == "ok" then series.ok:count(at - run.sent, input, output)
+  if outcome == "ok" then series.ok(at - run.sent, input, output)
   else ended(series, at - run.sent, outcome, err, input, output) end
 end
 

@@ -60,7 +60,7 @@ local function series_of(name, provider, model, base)
     return metric:at("chat", provider, model, host, port, last)
   end
   found = { at = at,
-    ok = core.bundle(at(all.duration, ""), at(all.tokens, "input"), at(all.tokens, "output")) }
+    ok = core.tally(at(all.duration, ""), at(all.tokens, "input"), at(all.tokens, "output")) }
   if count < NAMES_MAX then models[key], count = found, count + 1 end
   return found
 end
@@ -71,7 +71,7 @@ function GenAI.ask_answered(_, run, reply)
   local model = run.model
   local series = series_of(model.name, model.opts.provider, model.opts.model, model.base)
   local usage = reply.usage
-  series.ok:count(reply.elapsed, usage.input_tokens, usage.output_tokens)
+  series.ok(reply.elapsed, usage.input_tokens, usage.output_tokens)
 end
 
 local function began(series, ttft)
@@ -92,7 +92,7 @@ function GenAI.stream_over(_, run, at, outcome, err, input, output)
   local model = run.model
   local series = series_of(model.name, model.opts.provider, model.opts.model, model.base)
   if outcome == "interrupted" then return failed(series, at - run.sent, err) end
-  series.ok:count(at - run.sent, input, output)
+  series.ok(at - run.sent, input, output)
 end
 
 function GenAI.content(_, call, _, ttft)
@@ -103,7 +103,7 @@ function GenAI.call_ended(_, call, at, outcome, what)
   local series = series_of(call.name, call.provider, call.model, call.base)
   if outcome ~= "ok" and outcome ~= "abandoned" then return failed(series, at - call.began, what) end
   local usage = what.usage
-  series.ok:count(at - call.began, usage and usage.input_tokens, usage and usage.output_tokens)
+  series.ok(at - call.began, usage and usage.input_tokens, usage and usage.output_tokens)
 end
 
 --- Begins to count. A second time changes nothing.
