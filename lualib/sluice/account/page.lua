@@ -64,7 +64,7 @@ end
 
 local function tile(out, name, big, small)
   add(out, ('<div><dt>%s</dt><dd class="big%s">%s</dd><dd class="small">%s</dd></div>\n'):format(name,
-    #big > 9 and " long" or "", big, small or ""))
+    utf8.len((big:gsub("<[^>]*>", ""))) > 9 and " long" or "", big, small or ""))
 end
 
 --- "3 failed, 1 cancelled"; what there is none of is left out.
@@ -86,14 +86,16 @@ local function add_tiles(out, a, run)
     a.cached > 0 and (" (%s cached)"):format(figures.short(a.cached)) or "", figures.short(a.output)))
   local unknown = a.money.unknown
   local free = run.mock and "answered by the mock: nothing was billed"
-  tile(out, "Cost", text(tostring(a.money)), free or unknown > 0 and next(a.money.amounts)
+  -- amounts in several currencies are broken between them, not within
+  tile(out, "Cost", "<span>" .. text(tostring(a.money)):gsub(" %+ ", " +</span> <span>") .. "</span>", free or unknown > 0 and next(a.money.amounts)
     and plural(unknown, "call") .. " of unknown cost" or unknown > 0 and "no price known; see sluice.prices" or "")
   tile(out, "Latency", at(a.duration, 0.5), a.duration.count > 0 and "median; 95 %: " .. at(a.duration, 0.95) or "")
   if a.first.count > 0 then
     tile(out, "First token", at(a.first, 0.5), "median; 95 %: " .. at(a.first, 0.95))
   end
+  local rate = 60 * a.attempts / math.max(a.seconds, 1e-3)
   tile(out, "At once, most", whole(a.load.peak), a.seconds > 0
-    and ("%.3g requests a minute"):format(60 * a.attempts / math.max(a.seconds, 1e-3)) or "")
+    and (rate < 100 and ("%.3g"):format(rate) or figures.short(rate)) .. " requests a minute" or "")
   add(out, "</dl>\n")
 end
 

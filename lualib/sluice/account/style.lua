@@ -22,8 +22,8 @@ section{background:var(--card);border:1px solid var(--line);border-radius:10px;p
 .tiles>div{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:11px 13px}
 .tiles dt{color:var(--soft);font-size:13px}.tiles dd{margin:0}
 .tiles .big{font-size:22px;font-weight:650;line-height:1.3;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
-.tiles .long{font-size:17px}.tiles .small{font-size:13px;color:var(--soft)}
-.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(380px,1fr));gap:16px 32px}
+.tiles .long{font-size:17px}.tiles .big span{white-space:nowrap}.tiles .small{font-size:13px;color:var(--soft)}
+.two{display:grid;grid-template-columns:repeat(auto-fill,minmax(380px,1fr));gap:16px 32px}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;padding:5px 14px 5px 0;border-bottom:1px solid var(--line);vertical-align:top}
