@@ -13,7 +13,6 @@ local common = require "common"
 
 local task = sluice.task
 local WAKERS = 500
-local ROUNDS = 10
 local LONG = 3600 -- seconds: longer than any run, ended by cancelling
 
 local what = ...
@@ -84,65 +83,64 @@ local function instant_model()
     transport = function() return { request = function() return ANSWER end, stream = instant_handle } end }
 end
 
---- What a trace adds to a call: the best of some rounds with it, less the best of as many without. The file is
---- written as ever.
+--- µs that whoever observes adds to a step: the least disturbed slices with it less those without, which take
+--- turns.
+local function observed(step, slices)
+  local observe = require "sluice.observe"
+  local on, full, each = observe.on, observe.full, args.n // slices
+  local best = { math.huge, math.huge }
+  for slice = 1, 2 * slices do
+    local with = slice % 2
+    observe.on, observe.full = with == 1 and on or nil, with == 1 and full or nil
+    local began = task.now()
+    for _ = 1, each do step() end
+    best[with + 1] = math.min(best[with + 1], task.now() - began)
+  end
+  observe.on, observe.full = on, full
+  return (best[2] - best[1]) / each * 1e6
+end
+
+--- What a trace adds to a call. The file is written as ever, several times in each slice.
 local function traced(suffix)
   local model, trace = instant_model(), require "sluice.trace"
-  local function ask() model:ask "x" end
   local path = os.tmpname()
   os.remove(path)
   path = path .. suffix
-  local n, bare, with = args.n // ROUNDS, math.huge, math.huge
-  for _ = 1, ROUNDS do
-    bare = math.min(bare, cost(n, ask))
-    assert(trace.start(path))
-    with = math.min(with, cost(n, ask))
-    trace.stop()
-    local file = assert(io.open(path, "rb"))
-    local size = file:seek "end"
-    file:close()
-    assert(size > n * 100, "not everything was traced")
-    task.sleep(0)
-  end
+  assert(trace.start(path))
+  local added = observed(function() model:ask "x" end, args.n // 400)
+  trace.stop()
+  local file = assert(io.open(path, "rb"))
+  local size = file:seek "end"
+  file:close()
   os.remove(path)
-  return with - bare
+  assert(size > args.n * 100, "not everything was traced")
+  return added
 end
 
 function measure.trace() return traced ".json" end
 function measure.trace_otlp() return traced ".otlp.json" end
 
---- µs that counting adds to a step: the least disturbed slices with it less those without, which take turns.
---- `metric` is the name of a count of them.
-local function counting(step, slices, metric)
-  local observe = require "sluice.observe"
+--- What counting adds to a step; `metric` is the name of a count of them.
+local function counted(step, metric)
   sluice.metrics.enable()
-  local on, each = observe.on, args.n // slices
-  local best = { math.huge, math.huge }
-  for slice = 1, 2 * slices do
-    local with = slice % 2
-    observe.on = with == 1 and on or nil
-    local began = task.now()
-    for _ = 1, each do step() end
-    best[with + 1] = math.min(best[with + 1], task.now() - began)
-  end
-  observe.on = on
-  local counted = sluice.metrics.text():match(metric .. "{[^}]*} (%d+)")
-  assert(tonumber(counted) == each * slices, "not everything was counted")
-  return (best[2] - best[1]) / each * 1e6
+  local added = observed(step, 500)
+  local count = sluice.metrics.text():match(metric .. "{[^}]*} (%d+)")
+  assert(tonumber(count) == args.n // 500 * 500, "not everything was counted")
+  return added
 end
 
 --- What counting adds to a call.
 function measure.metrics_ask()
   local model = instant_model()
-  return counting(function() model:ask "x" end, 500, "api_request_duration_seconds_count")
+  return counted(function() model:ask "x" end, "api_request_duration_seconds_count")
 end
 
 --- What counting adds to a stream, but for its deltas.
 function measure.metrics_stream()
   local model = instant_model()
-  return counting(function()
+  return counted(function()
     for _ in model:stream("x"):text() do end -- luacheck: ignore 542
-  end, 500, "api_time_to_first_token_seconds_count")
+  end, "api_time_to_first_token_seconds_count")
 end
 
 --- Calls f while n tasks sleep.

@@ -233,6 +233,10 @@ T.test("otlp: the same as spans", function(t)
     call.by["server.address"], call.by["server.port"], call.by["sluice.request_id"] },
     { "chat", "openai", "m", "m-1", "9", "3", "127.0.0.1", tostring(server.port), retry.by["sluice.request_id"] })
   t.eq(call.by["gen_ai.response.finish_reasons"].values[1].stringValue, "stop")
+  for _, span in ipairs(spans) do -- tokens are counted once, in whatever way they are added up
+    t.eq(span.by["gen_ai.usage.output_tokens"] ~= nil, span.name == "chat m", span.name)
+  end
+  t.ok(retry.by["sluice.time_to_first_token"] > 0)
   local failed = named(spans, "attempt 1")[1]
   t.eq({ failed.status.code, failed.by["error.type"], failed.by["http.response.status_code"] }, { 2, "overloaded", "503" })
   t.eq({ call.status, call.parentSpanId }, {})

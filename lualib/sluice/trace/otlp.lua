@@ -3,7 +3,8 @@
 -- Owns: spans, their ids, their attributes. An observer (observe.lua).
 --
 -- A chain or a call of the script's is a trace of its own: chain > call ("chat MODEL") > attempts and waits.
--- A span is written when it ends.
+-- A span is written when it ends. What an answer was and what it used stands in the call's alone: whoever adds up
+-- tokens over spans must not have them twice.
 
 local core = require "sluice.core.task"
 local core_text = require "sluice.core.text"
@@ -81,20 +82,28 @@ local function failure(text, err)
   return err.kind
 end
 
---- Attributes of an outcome; returns what failed, or nil.
+--- Attributes of an outcome, but for those of an answer; returns what failed, or nil.
 local function result(text, outcome, what)
   text:add(KEY.outcome, '"', outcome, '"', TEXT_END)
-  if outcome ~= "ok" and outcome ~= "abandoned" then
-    local kind = failure(text, what)
-    return outcome ~= "cancelled" and kind or nil -- who cancels knows why: no fault of this span's
-  end
+  if outcome == "ok" or outcome == "abandoned" then return nil end
+  local kind = failure(text, what)
+  return outcome ~= "cancelled" and kind or nil -- who cancels knows why: no fault of this span's
+end
+
+--- What came, for a template, or for `answer`.
+local function came(what)
   local usage, reason, ttft, model, id = what.usage or NOTHING, what.finish_reason, what.ttft, what.model, what.id
   local cached = usage.cached_tokens
-  text:fields(KEY.model, model and (quoted[model] or quote(model)), TEXT_END,
-    KEY.response, id and json.quote(#id > WORDS_MAX and errors.one_line(id, WORDS_MAX) or id), TEXT_END,
-    REASON, reason and (quoted[reason] or quote(reason)), "}]}}},",
-    KEY.input, usage.input_tokens, INTEGER_END, KEY.output, usage.output_tokens, INTEGER_END,
-    KEY.cached, cached ~= 0 and cached or nil, INTEGER_END, TTFT, ttft and ttft * 1e6 // 1 | 0, "e-6}},")
+  return model and (quoted[model] or quote(model)), id and json.quote(#id > WORDS_MAX and errors.one_line(id, WORDS_MAX)
+    or id), reason and (quoted[reason] or quote(reason)), usage.input_tokens, usage.output_tokens,
+    cached ~= 0 and cached or nil, ttft and ttft * 1e6 // 1 | 0
+end
+
+--- Attributes of an answer.
+local function answer(text, what)
+  local model, id, reason, input, output, cached, ttft = came(what)
+  text:fields(KEY.model, model, TEXT_END, KEY.response, id, TEXT_END, REASON, reason, "}]}}},", KEY.input, input,
+    INTEGER_END, KEY.output, output, INTEGER_END, KEY.cached, cached, INTEGER_END, TTFT, ttft, "e-6}},")
 end
 
 -- Spans -----------------------------------------------------------------------------------------------
@@ -114,24 +123,13 @@ local function templates(self)
   local head = { "", "", "", '","spanId":"' .. base, "", "", '","parentSpanId":"' .. base, "", '","name":', "",
     (',"kind":%d,"startTimeUnixNano":"'):format(CLIENT), "", '","endTimeUnixNano":"', '","attributes":[',
     KEY.id .. '"', '"}},' }
-  local tail = { KEY.model, TEXT_END, KEY.response, TEXT_END, REASON, "}]}}},", KEY.input, INTEGER_END, KEY.output,
-    INTEGER_END, KEY.cached, INTEGER_END, TTFT, "e-6}},", KEY.task, '"}}]}' }
   local function template(...)
-    local parts = table.move(head, 1, #head, 1, {})
-    table.move({ ... }, 1, select("#", ...), #parts + 1, parts)
-    return core_text.template(table.unpack(table.move(tail, 1, #tail, #parts + 1, parts)))
+    return core_text.template(table.unpack(table.move({ ... }, 1, select("#", ...), #head + 1, { table.unpack(head) })))
   end
-  self.attempt_ok = template(KEY.attempt, INTEGER_END .. good)
-  self.call_ok = template("", "", KEY.attempts, INTEGER_END .. good, KEY.max_tokens, INTEGER_END, STREAMING, "")
-end
-
---- … with what came, from `what`.
-local function came(what)
-  local usage, reason, ttft, model, id = what.usage or NOTHING, what.finish_reason, what.ttft, what.model, what.id
-  local cached = usage.cached_tokens
-  return model and (quoted[model] or quote(model)), id and json.quote(#id > WORDS_MAX and errors.one_line(id, WORDS_MAX)
-    or id), reason and (quoted[reason] or quote(reason)), usage.input_tokens, usage.output_tokens,
-    cached ~= 0 and cached or nil, ttft and ttft * 1e6 // 1 | 0
+  self.attempt_ok = template(KEY.attempt, INTEGER_END .. good, TTFT, "e-6}},", KEY.task, '"}}]}')
+  self.call_ok = template("", "", KEY.attempts, INTEGER_END .. good, KEY.max_tokens, INTEGER_END, STREAMING, "",
+    KEY.model, TEXT_END, KEY.response, TEXT_END, REASON, "}]}}},", KEY.input, INTEGER_END, KEY.output, INTEGER_END,
+    KEY.cached, INTEGER_END, TTFT, "e-6}},", KEY.task, '"}}]}')
 end
 
 --- Begins to write a span, up to its attributes.
@@ -193,9 +191,9 @@ function Otlp:attempt_ended(call, at, outcome, what)
   if not span then return end
   local name = ATTEMPTS[n] or "attempt " .. n
   if outcome == "ok" and n == 1 and not span.content then
-    local text, m1, m2, m3, m4, m5, m6, m7 = self.text, came(what)
+    local text, ttft = self.text, what.ttft
     text:fill(self.attempt_ok, #text == 0 and self.first or self.following, span.trace, new_id(self), span.id,
-      quoted[name] or quote(name), nanos(self, call.sent), nanos(self, at), call.id, n, m1, m2, m3, m4, m5, m6, m7,
+      quoted[name] or quote(name), nanos(self, call.sent), nanos(self, at), call.id, n, ttft and ttft * 1e6 // 1 | 0,
       call.task)
     return self.sink:done()
   end
@@ -203,6 +201,8 @@ function Otlp:attempt_ended(call, at, outcome, what)
   text:add(KEY.id, '"', call.id, '"}},', KEY.attempt, n, INTEGER_END)
   if n > 1 then text:add(KEY.resend, n - 1, INTEGER_END) end
   local failed, content = result(text, outcome, what), span.content
+  local ttft = (outcome == "ok" or outcome == "abandoned") and what.ttft
+  text:fields(TTFT, ttft and ttft * 1e6 // 1 | 0 or nil, "e-6}},")
   span.content = nil
   finish(self, call, content, failed)
 end
@@ -250,7 +250,9 @@ function Otlp:call_ended(call, at, outcome, what)
   local text = begin(self, span.trace, span.id, span.parent, name, CLIENT, call.began, at)
   text:add(about(self, call), KEY.id, '"', call.id, '"}},', KEY.attempts, call.attempt, INTEGER_END)
   text:fields(KEY.max_tokens, call.max_tokens, INTEGER_END, STREAMING, call.streaming and "" or nil, "")
-  finish(self, call, span.events, result(text, outcome, what))
+  local failed = result(text, outcome, what)
+  if outcome == "ok" or outcome == "abandoned" then answer(text, what) end
+  finish(self, call, span.events, failed)
 end
 
 -- Chains ----------------------------------------------------------------------------------------------
