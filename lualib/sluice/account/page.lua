@@ -87,7 +87,8 @@ local function add_tiles(out, a, run)
   local unknown = a.money.unknown
   local free = run.mock and "answered by the mock: nothing was billed"
   -- amounts in several currencies are broken between them, not within
-  tile(out, "Cost", "<span>" .. text(tostring(a.money)):gsub(" %+ ", " +</span> <span>") .. "</span>", free or unknown > 0 and next(a.money.amounts)
+  local amounts = text(tostring(a.money)):gsub(" %+ ", " +</span> <span>")
+  tile(out, "Cost", "<span>" .. amounts .. "</span>", free or unknown > 0 and next(a.money.amounts)
     and plural(unknown, "call") .. " of unknown cost" or unknown > 0 and "no price known; see sluice.prices" or "")
   tile(out, "Latency", at(a.duration, 0.5), a.duration.count > 0 and "median; 95 %: " .. at(a.duration, 0.95) or "")
   if a.first.count > 0 then
