@@ -364,3 +364,36 @@ test("errors of sluice reach the reader with everything that was tried", functio
   t.ok(errors.is(err))
   t.eq({ #err.attempts, #err.also }, { 3, 1 })
 end)
+
+-- slow, but alive -------------------------------------------------------------------------------------------
+
+test("a floor under the rate ends a stream that is slow, at the end of its window", function(t)
+  local words = ("word "):rep(40)
+  local a = t.model { { text = words, gap = 1 }, timeout = { min_rate = 5, min_rate_over = 4 } } -- about a token a second
+  local got = {}
+  local err = t.raises("interrupted", function()
+    for text in a:stream("x"):text() do got[#got + 1] = text end
+  end)
+  t.eq({ err.phase, err.cause.phase, t.clock(), a.closed }, { "slow", "slow", 4, 1 })
+  t.ok(err.message:find("fewer than 5 a second (timeout.min_rate)", 1, true), err.message)
+  t.eq(err.partial, table.concat(got))
+end)
+
+test("one below what comes does nothing, window after window; nor does a reader who is slow", function(t)
+  local words = ("wonderful "):rep(30)
+  local a = t.model { { text = words, gap = 1 }, timeout = { min_rate = 1, min_rate_over = 4 } }
+  t.eq(a:stream("x"):reply().text, words)
+  local b = t.model { { text = "a b c d", gap = 0.1 }, timeout = { min_rate = 1, min_rate_over = 2 } }
+  local n = 0
+  for _ in b:stream("x"):text() do
+    n = n + 1
+    sluice.task.sleep(10)
+  end
+  t.ok(n > 2)
+end)
+
+test("a chain moves on from one: with rescue, the rest comes from elsewhere", function(t)
+  local slow = t.model { { text = ("word "):rep(40), gap = 1 }, timeout = { min_rate = 5, min_rate_over = 4 } }
+  local text = sluice.fallback { slow, rescue = function(_, err) return "[" .. err.phase .. "]" end }:stream("x"):reply().text
+  t.ok(text:find "^word .*%[slow%]$", text)
+end)

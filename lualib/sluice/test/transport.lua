@@ -69,6 +69,8 @@ end
 
 local FIRST, IDLE = "no answer within %.3g s (timeout.first_token)",
   "the reply stalled: nothing for %.3g s (timeout.idle)"
+local SLOW = "the reply is too slow: about %.3g tokens in %.3g s, fewer than %.3g a second (timeout.min_rate)"
+local BYTES_PER_TOKEN = 4 -- as runtime/io/transfer.c reckons
 
 --- Sleeps until `at`, but not past the limits; returns a failure when one of them comes first.
 ---@param call { total_at: number }
@@ -197,7 +199,10 @@ function Handle:is_events() return self.content == nil end
 function Handle:body() return self.content end
 function Handle:times() return self.first, core.now() - self.call.started end
 function Handle.plain() end
-function Handle:progress() self.progress_at = core.now() end
+function Handle:progress(bytes)
+  self.progress_at = core.now()
+  if self.pace then self.pace.bytes = self.pace.bytes + bytes end
+end
 function Handle:halt() self.halted = true end
 function Handle.hurry() end
 function Handle:closed() return self.is_closed end
@@ -268,6 +273,23 @@ local function plan(script, answer, body)
   return list
 end
 
+--- The same while there is a floor under the rate: `pace` has it, and what came and was waited in this window.
+local function paced_wait(pace, call, at, limit_at, phase, words, limit)
+  while true do
+    local from = core.now()
+    local over = from + pace.over - pace.waited
+    if math.min(at, limit_at, call.total_at) <= over then
+      local broken = wait(call, at, limit_at, phase, words, limit)
+      pace.waited = pace.waited + core.now() - from
+      return broken
+    end
+    core.sleep(over - from)
+    local tokens = pace.bytes / BYTES_PER_TOKEN
+    if tokens < pace.rate * pace.over then return { "timeout", "slow", SLOW:format(tokens, pace.over, pace.rate) } end
+    pace.bytes, pace.waited = 0, 0
+  end
+end
+
 local function pull(self)
   local item = self.plan[self.at]
   local now = core.now()
@@ -276,8 +298,11 @@ local function pull(self)
   local phase, words = "first_token", FIRST
   if self.progress_at then phase, words = "idle", IDLE end
   -- a reader that comes back late has not been kept waiting by the provider
-  local broken = wait(self.call, math.max(now, (self.ready_at or now) + item[1]),
-    self.progress_at and deadline(now, limit) or deadline(from, limit), phase, words, limit)
+  local at = math.max(now, (self.ready_at or now) + item[1])
+  local broken
+  if not self.progress_at then broken = wait(self.call, at, deadline(from, limit), phase, words, limit)
+  elseif self.pace then broken = paced_wait(self.pace, self.call, at, deadline(now, limit), phase, words, limit)
+  else broken = wait(self.call, at, deadline(now, limit), phase, words, limit) end
   self.at, self.ready_at = self.at + 1, core.now()
   local elapsed = core.now() - self.call.started
   if broken then
@@ -352,7 +377,8 @@ local function stream(script, spec, answer, body)
   if broken then return false, broken[1], broken[2], broken[3], core.now() - started end
   return setmetatable({ code = code, head = headers_of(answer), content = content, call = call, script = script,
     plan = fails and {} or plan(script, answer, body), at = 1, first = core.now() - started,
-    first_limit = spec.first, idle = spec.idle, is_closed = false, halted = false }, Handle)
+    first_limit = spec.first, idle = spec.idle, is_closed = false, halted = false,
+    pace = spec.rate and { rate = spec.rate, over = spec.rate_over, bytes = 0, waited = 0 } }, Handle)
 end
 
 -- Endpoints ------------------------------------------------------------------------------------------
@@ -379,7 +405,8 @@ function transport.new(script)
       script.calls = script.calls + 1
       script.requests[script.calls] = json.decode(body)
       script.times[script.calls] = core.now() - script.started
-      local limits = { first = spec.first, idle = spec.idle, total = total or spec.total }
+      local limits = { first = spec.first, idle = spec.idle, total = total or spec.total,
+        rate = spec.min_rate, rate_over = spec.min_rate_over }
       return watched(script, nil, kind, script, limits, answer_of(script), body)
     end
     function endpoint.request(_, body, total) return call(request, body, total) end
