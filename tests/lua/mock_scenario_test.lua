@@ -97,7 +97,10 @@ T.test("nth, from, to, every count the requests that fit the rest, taken or not"
   local provider <close> = start {
     { model = "a", nth = 1, status = 500 }, { model = "a", nth = 2, status = 501 },
     { model = "b", from = 2, to = 3, status = 502 }, { model = "c", every = 2, status = 503 },
+    { model = "d", nth = { 1, 3 }, status = 504 },
   }
+  t.eq(statuses(provider, 4, { model = "d" }), { 504, 200, 504, 200 })
+  t.raises("'nth' is an empty list", start, { { nth = {}, status = 500 } })
   t.eq(statuses(provider, 4, { model = "a" }), { 500, 501, 200, 200 })
   t.eq(statuses(provider, 4, { model = "b" }), { 200, 502, 502, 200 })
   t.eq(statuses(provider, 4, { model = "c" }), { 200, 503, 200, 503 })

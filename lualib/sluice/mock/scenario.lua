@@ -29,7 +29,8 @@ local GROUPS = {
       doc = "openai, anthropic, oauth, models" } },
     { "stream", flag "true: streamed ones; false: whole ones" },
     { "header", { type = "table", values = { type = "string" }, doc = "{ name = value }; * stands for anything" } },
-    { "nth", positive "the n-th of those that fit" },
+    { "nth", { type = { "integer", "table" }, min = 1, items = { type = "integer", min = 1 },
+      doc = "the n-th of those that fit, also when another rule took them; or a list: { 1, 3 }" } },
     { "from", positive "from the n-th on" },
     { "to", positive "up to the n-th" },
     { "every", positive "every n-th" },
@@ -116,6 +117,7 @@ end
 local function problem_of(rule)
   local problem = options.problem(rule, SPEC)
   if problem then return problem end
+  if type(rule.nth) == "table" and #rule.nth == 0 then return "'nth' is an empty list: it would fit nothing" end
   if rule.from and rule.to and rule.from > rule.to then return "'from' is after 'to'" end
   if rule.gap and rule.tokens_per_second then return "'gap' and 'tokens_per_second' exclude each other" end
   if rule.stall and not rule.stall_after then return "'stall' needs 'stall_after'" end
@@ -135,8 +137,13 @@ local function compile(rule)
   if rule.tokens_per_second then effects.gap = 1 / rule.tokens_per_second end
   if rule.cut and not rule.cut_after then effects.cut_after = 0 end
   if rule.cut_after and not rule.cut then effects.cut = "reset" end
+  local nth
+  if rule.nth then
+    nth = {}
+    for _, n in ipairs(type(rule.nth) == "table" and rule.nth or { rule.nth }) do nth[n] = true end
+  end
   return { rule = rule, effects = effects, model = glob(rule.model), path = glob(rule.path),
-    headers = headers, count = 0, used = false }
+    headers = headers, nth = nth, count = 0, used = false }
 end
 
 local function read_file(path)
@@ -191,7 +198,7 @@ end
 
 local function due(rule, random)
   local r, n = rule.rule, rule.count
-  if r.nth and n ~= r.nth or r.from and n < r.from or r.to and n > r.to then return false end
+  if rule.nth and not rule.nth[n] or r.from and n < r.from or r.to and n > r.to then return false end
   if r.every and n % r.every ~= 0 then return false end
   -- the number is drawn for every request that comes so far, so that one rule's luck does not depend
   -- on what another has used up
