@@ -5,6 +5,7 @@
 package.path = "docs/?.lua;" .. package.path
 
 local annotations = require "sluice.annotations"
+local types = require "sluice.annotations.types"
 local completion = require "sluice.completion"
 local commands = require "sluice.command".all()
 
@@ -28,12 +29,42 @@ local function entry(out, f)
   if #rows > 0 then out[#out + 1] = table.concat(rows, "\n") .. "\n" end
 end
 
+--- What a table has, as a list. A type's own "|" and "`" would be in the way of a Markdown table.
+local function put_fields(out, fields)
+  for _, f in ipairs(fields) do
+    out[#out + 1] = ("- `%s`: `%s`%s"):format(f.name, f.type, f.about ~= "" and ", " .. f.about or "")
+  end
+  if #fields > 0 then out[#out + 1] = "" end
+end
+
+local function put_type(out, type)
+  local parts = types.parts(type.block)
+  out[#out + 1] = ("### `%s`\n"):format(type.name)
+  if #parts.prose > 0 then out[#out + 1] = table.concat(parts.prose, "\n") .. "\n" end
+  if parts.alias then out[#out + 1] = ("`%s`\n"):format(parts.alias) end
+  put_fields(out, parts.fields)
+end
+
 local out = { "# sluice: the functions\n\n*Made by `make docs` from the annotations in `lualib/`. What the pieces are "
   .. "for: [README](../README.md).*\n" }
+local named, shown = {}, {}
 for _, page in ipairs(annotations.pages()) do
   out[#out + 1] = ("## %s\n\n%s\n"):format(page.heading, page.about)
-  for _, f in ipairs(annotations.read(page)) do entry(out, f) end
+  local _, owners = types.blocks(annotations.source("sluice." .. page.module) or "")
+  local block = not page.only and owners[page.own]
+  if block then
+    local parts = types.parts(block)
+    shown[block:match "@class%s+([%w_.]+)"], named[#named + 1] = true, parts.public
+    put_fields(out, parts.fields)
+  end
+  for _, f in ipairs(annotations.read(page)) do
+    entry(out, f)
+    for _, line in ipairs(f.doc) do named[#named + 1] = "---" .. line end
+  end
 end
+out[#out + 1] = "## Tables\n\nWhat is given to these functions, and what they return. A `?` behind a name: it may be "
+  .. "absent.\n"
+for _, type in ipairs(types.named(table.concat(named, "\n"), shown)) do put_type(out, type) end
 
 local FILES = {
   { "docs/api.md", table.concat(out, "\n") },

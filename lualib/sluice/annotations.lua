@@ -35,6 +35,8 @@ annotations.PAGES = {
   { "policy.limiter", "limiter", "limit", "Limits that models share.", only = { new = "sluice.limit" } },
   { "test", "test", "test", "Policy tests: `sluice test FILE`.", only = { add = "sluice.test" } },
   { "model", "Model", "model", "What `sluice.model { … }` returns." },
+  { "policy.breaker", "Breaker", "breaker", "What `model.breaker` is: to look at, and to force." },
+  { "policy.limiter", "Limiter", "limiter", "What `model.limiter` is, and what `sluice.limit { … }` returns." },
   { "stream", "Stream", "stream", "What `model:stream` returns." },
   { "transform", "Transformable", "stream",
     "What a stream's text is made into while it flows: every stream has these, a transformed one too.",
@@ -125,6 +127,15 @@ local function args_of(doc)
   return "(" .. table.concat(names, ", ") .. ")"
 end
 
+--- "(req, opts)" without the arguments that are for sluice's own modules.
+local function public_args(args, doc)
+  for _, line in ipairs(doc) do
+    local name = line:match "^@param%s+([%w_]+)%??%s.*%s%sfor sluice's own modules"
+    if name then args = args:gsub(",?%s*%f[%w_]" .. name .. "%f[^%w_]", "") end
+  end
+  return args
+end
+
 --- Every documented function of a module: { own, key, method, args, doc, line }.
 local function functions_of(module)
   if parsed[module] then return parsed[module] end
@@ -147,7 +158,8 @@ local function functions_of(module)
           own = key and false
         end
         if key then
-          list[#list + 1] = { own = own, key = key, method = sep == ":", args = args, doc = block, line = number }
+          list[#list + 1] = { own = own, key = key, method = sep == ":", args = public_args(args, block), doc = block,
+            line = number }
         end
       end
       block = nil
@@ -225,7 +237,9 @@ function annotations.parts(doc)
     if tag == "param" then
       local name, kind, about = rest:match "^(%S+)%s+(%S.-)%s%s+(.*)$"
       if not name then name, kind = rest:match "^(%S+)%s+(.*)$" end
-      parts.params[#parts.params + 1] = { name = name or rest, type = kind or "", about = about }
+      if not (about or ""):find "^for sluice's own modules" then
+        parts.params[#parts.params + 1] = { name = name or rest, type = kind or "", about = about }
+      end
     elseif tag == "return" then
       parts.returns[#parts.returns + 1] = rest
     elseif tag == "type" then
@@ -299,7 +313,7 @@ local function by_name(name)
     if plain(page.shown) == wanted then shown = (shown and shown .. "\n\n" or "") .. page_text(page) end
   end
   if found and shown then return found .. "\n\n" .. shown end
-  return found or shown or last and text_of(last) or nil
+  return found or shown or last and text_of(last) or require "sluice.annotations.types".text(wanted)
 end
 
 --- Every name that help knows, without "sluice." in front.

@@ -47,7 +47,7 @@ local PRICE = options.spec({
 ---@field usd number
 ---@field tokens integer
 
---- Left by an error, a cancellation too, it settles itself.
+--- For sluice's own modules. Left by an error, a cancellation too, it settles itself.
 ---@class sluice.Reservation
 ---@field usd number
 ---@field tokens number

@@ -44,8 +44,8 @@ local OF_LOOP = { "rounds", "concurrency", "result_bytes", "on_call", "allow" }
 ---@class sluice.ChatOptions : sluice.LoopOptions
 ---@field model sluice.Model|sluice.Fallback|string  anything with ask and stream, or "provider/model"
 ---@field system? string|sluice.Part[]
----Estimated tokens that system, tools, history and question may have together; the oldest whole turns stay behind.
----@field history_tokens? integer
+---@field history_tokens? integer  estimated tokens that system, tools, history and question may have together; the
+---oldest whole turns stay behind
 ---@field messages? sluice.Message[]  a history to begin with
 
 ---@class sluice.Chat

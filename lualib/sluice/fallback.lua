@@ -58,21 +58,23 @@ end
 
 ---@alias sluice.Rule fun(req: sluice.Request, why: sluice.Why): any, sluice.Request?
 
+---A step of a chain that is more than a model or a function.
 ---@class sluice.FallbackStep
 ---@field [1] sluice.Model|sluice.Fallback|sluice.Rules|sluice.Rule
----@field after? number        seconds
----@field on? (sluice.Kind|"slow"|"declined"|"context_length")[]
----@field bigger? boolean
----@field check? fun(reply: sluice.Reply): boolean?, string?
----@field hold? integer        characters
----@field name? string
+---@field after? number        seconds without first content until the next step starts, too; the first to answer wins
+---@field on? (sluice.Kind|"slow"|"declined"|"context_length")[]  enter the step only for these reasons
+---@field bigger? boolean      it also takes requests that were too long for the steps before it
+---@field check? fun(reply: sluice.Reply): boolean?, string?  false and why: the answer counts as a failure
+---@field hold? integer        characters of a stream that are kept back, so that a bad start can still be swapped
+---@field name? string         what it is called in replies
 
+---What `sluice.fallback` takes: a list of steps, and what holds for all of them.
 ---@class sluice.FallbackChain
 ---@field [integer] sluice.FallbackStep|sluice.Model|sluice.Fallback|sluice.Rules|sluice.Rule
----@field rescue? fun(req: sluice.Request, err: sluice.Error): any
----@field check? fun(reply: sluice.Reply): boolean?, string?
----@field hold? integer
----@field name? string
+---@field rescue? fun(req: sluice.Request, err: sluice.Error): any  once, when a stream breaks after text came
+---@field check? fun(reply: sluice.Reply): boolean?, string?  for every step that has none of its own
+---@field hold? integer        characters, for every step that has none of its own
+---@field name? string         what it is called in logs and traces; "fallback"
 
 --- A chain. Steps are models, chains, functions, or tables { model, … } with these fields:
 ---   after    seconds without first content until the next step starts, too; the first to answer wins

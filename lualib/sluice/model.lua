@@ -68,7 +68,7 @@ local SPEC = options.spec {
 ---@field model string
 ---@field breaker sluice.Breaker|false  to look at and to force: model.breaker:state(), :open(), :close() …
 ---@field limiter sluice.Limiter        model.limiter:left()
----@field quota sluice.RetryQuota|false what retries and hedges to this address may still cost
+---@field quota sluice.RetryQuota|false  for sluice's own modules: what retries and hedges may still cost
 local Model = { __name = "sluice.model" }
 Model.__index = Model
 
@@ -452,7 +452,7 @@ end
 --- Raises an ordinary error for a wrong request, a sluice.Error for a failure of the world.
 ---@async
 ---@param req string|sluice.Request
----@param opts? sluice.CallOptions  from a fallback
+---@param opts? sluice.CallOptions  for sluice's own modules
 ---@return sluice.Reply
 function Model:ask(req, opts)
   if type(self) ~= "table" or not self.spoken then no_model "ask" end
@@ -602,7 +602,7 @@ end
 --- cancelled, and at the latest with the task group it was opened in.
 ---@async
 ---@param req string|sluice.Request
----@param opts? sluice.CallOptions  from a fallback
+---@param opts? sluice.CallOptions  for sluice's own modules
 ---@return sluice.Stream
 function Model:stream(req, opts)
   if type(self) ~= "table" or not self.spoken then no_model "stream" end

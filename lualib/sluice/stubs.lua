@@ -4,29 +4,9 @@
 -- One file says what `require "sluice"` gives; beside it stand the types that the library's own stubs define.
 
 local annotations = require "sluice.annotations"
+local types = require "sluice.annotations.types"
 
 local stubs = {}
-
---- Blocks of --- that stand for themselves: classes with fields, aliases. Returns them in order, and which
---- class belongs to which local table.
-local function classes_of(text)
-  local blocks, owners, block = {}, {}, nil
-  for line in (text .. "\n"):gmatch "([^\n]*)\n" do
-    if line:find "^%-%-%-" then
-      block = block or {}
-      block[#block + 1] = line
-    else
-      local joined = block and table.concat(block, "\n")
-      if joined and (joined:find "%-%-%-@class" or joined:find "%-%-%-@alias") then
-        local class = joined:match "%-%-%-@class%s+([%w_.]+)"
-        local own = line:match "^local ([%a_][%w_]*)"
-        if own and class then owners[own] = joined else blocks[#blocks + 1] = joined end
-      end
-      block = nil
-    end
-  end
-  return blocks, owners
-end
 
 --- The type of a function, from its docstring.
 local function type_of(f)
@@ -41,7 +21,11 @@ local function type_of(f)
 end
 
 local function put_function(out, holder, f, key)
-  for _, line in ipairs(f.doc) do out[#out + 1] = (line:find "^@" and "---" or "--- ") .. line end
+  for _, line in ipairs(f.doc) do
+    if not line:find "^@param.*%s%sfor sluice's own modules" then
+      out[#out + 1] = (line:find "^@" and "---" or "--- ") .. line
+    end
+  end
   local typed = table.concat(f.doc, "\n"):match "@type%s+fun%b()"
   if typed then
     out[#out + 1] = ("%s.%s = nil\n"):format(holder, key)
@@ -89,51 +73,13 @@ local function put_page(out, facade, page, owners, done)
   end
 end
 
-local TYPED = { param = true, ["return"] = true, field = true, type = true, class = true, overload = true,
-  alias = true }
-
---- The types that a text names in its annotations but does not define, and that `known` does not have.
-local function missing_in(text, known)
-  local defined, list, seen = {}, {}, {}
-  for tag, name in text:gmatch "\n%-%-%-@(%a+)%s+([%w_.]+)" do
-    if tag == "class" or tag == "alias" then defined[name] = true end
-  end
-  for tag, rest in text:gmatch "\n%-%-%-@(%a+)([^\n]*)" do
-    for name in (TYPED[tag] and rest or ""):gmatch "%f[%w_]sluice%.[%w_.]*[%w_]" do
-      if known[name] and not defined[name] and not seen[name] then
-        seen[name] = true
-        list[#list + 1] = name
-      end
-    end
-  end
-  table.sort(list)
-  return list
-end
-
---- Every class and alias of the library's own modules -> the block that defines it.
-local function definitions()
-  local known = {}
-  for _, module in ipairs(require "sluice.core.library".names()) do
-    if module:find "^sluice[.%w_]*$" then
-      local blocks, owners = classes_of(annotations.source(module) or "")
-      for _, block in pairs(owners) do blocks[#blocks + 1] = block end
-      for _, block in ipairs(blocks) do
-        for tag, name in block:gmatch "%-%-%-@(%a+)%s+([%w_.]+)" do
-          if tag == "class" or tag == "alias" then known[name] = block end
-        end
-      end
-    end
-  end
-  return known
-end
-
 --- What is named but defined by no page, and what that names.
 local function rest_of(text)
-  local known, out = definitions(), {}
+  local known, out = types.definitions(), {}
   for _, module in ipairs(require "sluice.core.library".names()) do -- they name some, too
     if module:find "^meta%.sluice%." then text = text .. "\n" .. annotations.source(module) end
   end
-  local list = missing_in(text, known)
+  local list = types.missing(text, known)
   while #list > 0 do
     for _, name in ipairs(list) do
       if not text:find("\n" .. known[name] .. "\n", 1, true) then
@@ -141,7 +87,7 @@ local function rest_of(text)
         text = text .. "\n" .. known[name] .. "\n"
       end
     end
-    list = missing_in(text, known)
+    list = types.missing(text, known)
   end
   return table.concat(out, "\n")
 end
@@ -154,7 +100,7 @@ local function main()
     if seen[module] then return end
     seen[module] = true
     local blocks
-    blocks, owners[module] = classes_of(annotations.source("sluice." .. module) or "")
+    blocks, owners[module] = types.blocks(annotations.source("sluice." .. module) or "")
     for _, block in ipairs(blocks) do out[#out + 1] = block .. "\n" end
   end
   for _, page in ipairs(annotations.pages()) do

@@ -385,9 +385,9 @@ end
 
 ---@class sluice.RedactOptions
 ---@field [integer] string
----@field patterns? string[]
----@field with? string|fun(match: string): string
----@field hold? integer
+---@field patterns? string[]  Lua patterns; the same as those in the list itself
+---@field with? string|fun(match: string): string  in place of what was found
+---@field hold? integer       characters kept back, so that one that comes in pieces is found whole
 
 local STRINGS = { type = "list", items = { type = "string", nonempty = true } }
 local REDACT = options.spec { patterns = STRINGS, with = { type = { "string", "function" } },

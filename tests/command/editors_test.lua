@@ -35,7 +35,7 @@ T.test("types: stubs that are Lua, and settings", function(t)
   for name in init:match("local PARTS = (%b{})"):gmatch "\n  ([%a_][%w_]*) = \"" do
     t.ok(main:find("\n---@field " .. name .. " sluice.", 1, true), "sluice." .. name)
   end
-  for _, words in ipairs { "function Model:ask(req, opts) end", "---@class sluice.Model\n", "---@class sluice.ChatOptions" } do
+  for _, words in ipairs { "function Model:ask(req) end", "---@class sluice.Model\n", "---@class sluice.ChatOptions" } do
     t.ok(main:find(words, 1, true), words)
   end
   t.eq(T.read(dir .. "/.sluice/types/core/task.lua"), T.read "lualib/meta/sluice/task.lua")

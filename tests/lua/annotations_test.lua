@@ -15,7 +15,13 @@ T.test("a name, a function and a value are found", function(t)
   for name, words in pairs {
     ["sluice.task.map"] = "^sluice.task.map%(list, f, opts%)",
     ["task.sleep"] = "^sluice.task.sleep%(seconds%)",
-    ["model:ask"] = "^model:ask%(req, opts%)",
+    ["model:ask"] = "^model:ask%(req%)\n", -- what is for sluice's own modules is not spoken of
+    ["breaker:counts"] = "returns sluice.BreakerCounts",
+    ["sluice.TimeoutOptions"] = "^sluice.TimeoutOptions\n.*\n  connect%?: number, 3: ",
+    BreakerOptions = "sleep_window%?: number, 5: seconds",
+    Kind = '"network"|',
+    CallOptions = false,
+    Nothing = false,
     ["sluice.model"] = "^sluice.model%(opts%)",
     ["retry_later"] = false,
     sluice = "sluice.task",
@@ -32,6 +38,8 @@ T.test("a name, a function and a value are found", function(t)
   local model = sluice.model { provider = "openai", model = "x", base_url = "http://127.0.0.1:9/v1", auth = "k" }
   t.match(annotations.of(model), "^model: What")
   t.match(annotations.of(model.ask), "^model:ask")
+  t.match(annotations.of(model.breaker), "^breaker: What .*breaker:open%(seconds%)")
+  t.match(annotations.of(model.limiter), "^limiter: What .*limiter:left%(%)")
   t.eq(annotations.of(print), nil)
   t.eq(annotations.of {}, nil)
   t.eq(annotations.of(function() end), nil)
@@ -73,6 +81,38 @@ end)
 T.test("the text of a module is that which runs", function(t)
   t.match(annotations.source "sluice.annotations", "^%-%-%- What the library says of itself")
   t.eq(annotations.source "sluice.nothing", nil)
+end)
+
+T.test("every option that is checked is a field of its type, and the other way round", function(t)
+  local types = require "sluice.annotations.types"
+  local function fields(name)
+    local list = {}
+    for _, f in ipairs(types.parts(types.definitions()["sluice." .. name]).fields) do list[#list + 1] = f.name:gsub("%?$", "") end
+    table.sort(list)
+    return list
+  end
+  local function known(options) -- what an unknown key is told: the names it might have been
+    local list = {}
+    for key in pairs(options) do list[#list + 1] = key end
+    table.sort(list)
+    return list
+  end
+  t.eq(fields "BreakerOptions", known(require "sluice.policy.breaker".FIELDS))
+  local limits = known(require "sluice.policy.limiter".FIELDS)
+  limits[#limits + 1] = "share"
+  table.sort(limits)
+  t.eq(fields "LimitOptions", limits)
+end)
+
+T.test("what types speak of, but for what is the library's own", function(t)
+  local types = require "sluice.annotations.types"
+  local names = {}
+  for _, named in ipairs(types.named("---@param o sluice.ModelOptions\n---@return sluice.Model", {})) do
+    names[named.name] = true
+    t.ok(not types.parts(named.block).own, named.name)
+  end
+  t.ok(names["sluice.ModelOptions"] and names["sluice.TimeoutOptions"] and names["sluice.Kind"] == nil)
+  t.ok(not names["sluice.RetryQuota"] and not names["sluice.Charge"])
 end)
 
 T.done()

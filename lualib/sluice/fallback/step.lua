@@ -33,6 +33,7 @@ local STEP = options.spec({
   name = { type = "string", nonempty = true },
 }, "field of the step")
 
+---For sluice's own modules.
 ---@class sluice.Step
 ---@field target function|sluice.Model
 ---@field is_rule boolean

@@ -24,7 +24,7 @@ local REGISTRY_MAX = 1024 -- breakers kept before the idle ones are let go
 
 ---@class sluice.Breaker
 ---@field name string
----@field pass? sluice.BreakerPermit  the permit that enter() would give, when it is one for all
+---@field pass? sluice.BreakerPermit  for sluice's own modules: what enter() gives, when that is one for all
 local Breaker = { __name = "sluice.breaker" }
 Breaker.__index = Breaker
 
@@ -220,6 +220,7 @@ Permit.__close = Permit.neutral
 -- Asking --------------------------------------------------------------------------------------------
 
 --- May a call be made now? Takes nothing.
+--- For sluice's own modules.
 ---@return boolean refused
 ---@return number? wait  seconds until it is worth asking again, if that is known
 function Breaker:peek()
@@ -235,6 +236,7 @@ function Breaker:peek()
   return true -- forced open
 end
 
+--- For sluice's own modules.
 --- Takes a permit. Report to it, or close it: a permit with `guard` set may hold a place until then.
 ---@return sluice.BreakerPermit? permit  nil: refused
 ---@return number? wait  seconds until it is worth asking again, if that is known
@@ -253,15 +255,26 @@ end
 
 -- Looking and forcing -------------------------------------------------------------------------------
 
---- "closed", "open", "half", "forced_open" or "disabled".
----@return string
+--- "closed": calls go out. "open": they are refused, for a while. "half": some go out, to find out whether the
+--- provider is well again. "forced_open" and "disabled": somebody said so.
+---@return "closed"|"open"|"half"|"forced_open"|"disabled"
 function Breaker:state()
   self:peek() -- may find that the sleep window is over
   return self.status
 end
 
---- What is counted now: { state, calls, failures, slow, consecutive, wait, why }.
----@return table
+---What a breaker counts: in its window, or of the probes while it is half open.
+---@class sluice.BreakerCounts
+---@field state "closed"|"open"|"half"|"forced_open"|"disabled"
+---@field calls integer
+---@field failures integer
+---@field slow integer         calls that took longer than `slow`
+---@field consecutive integer  failures in a row
+---@field wait? number         seconds until it probes
+---@field why? string          what opened it
+
+--- What is counted now.
+---@return sluice.BreakerCounts
 function Breaker:counts()
   local _, wait = self:peek()
   if self.status == "closed" then turn(self, self.now() // self.width) end
@@ -302,7 +315,9 @@ function Breaker:close()
 end
 
 --- The same as close().
-Breaker.reset = Breaker.close
+function Breaker:reset()
+  self:close()
+end
 
 --- Lets every call through and counts none, until close(), reset() or open().
 function Breaker:disable()

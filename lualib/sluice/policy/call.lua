@@ -43,7 +43,7 @@ local ASK_TOTAL, STREAM_TOTAL = 60, 600 -- seconds, unless timeout.total is give
 ---@field paid? number          what this retry cost
 ---@field observed? sluice.ObservedCall
 
----What a caller inside sluice may say of a call (model:ask's second argument).
+---For sluice's own modules: what a caller inside may say of a call (model:ask's second argument).
 ---@class sluice.CallOptions
 ---@field patience? number  seconds: no wait of the call's own (a limit, a back-off) is to be longer; a fallback
 ---has a better use for the time

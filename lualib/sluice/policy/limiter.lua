@@ -190,9 +190,9 @@ end
 -- The line --------------------------------------------------------------------------------------------
 
 ---@class sluice.Limiter
----@field permits sluice.Semaphore  places for concurrent requests
----@field spare? sluice.Charge        settled, and nobody's any more: the next request's; linked by `after`
----@field active boolean            there is a rate or a gate to look at; else acquire() need not be called
+---@field permits sluice.Semaphore  for sluice's own modules: places for concurrent requests
+---@field spare? sluice.Charge      for sluice's own modules: settled, and nobody's any more; linked by `after`
+---@field active boolean            for sluice's own modules: there is a rate or a gate to look at
 local Limiter = { __name = "sluice.limiter" }
 Limiter.__index = Limiter
 
@@ -335,6 +335,7 @@ local function try_plain(self, input, output, now)
   return charge
 end
 
+--- For sluice's own modules.
 --- Charges the request at once when nothing is in its way, else nil.
 ---@param input integer       tokens
 ---@param max_tokens? integer the most the answer may have
@@ -351,6 +352,7 @@ function Limiter:try(input, max_tokens)
   return new_charge(self, input, output, now)
 end
 
+--- For sluice's own modules.
 --- Waits until the request may be sent and charges it, or raises `throttled` when that would take
 --- longer than `patience` seconds: at once, without waiting.
 ---@async
@@ -377,6 +379,7 @@ end
 
 -- Gates -----------------------------------------------------------------------------------------------
 
+--- For sluice's own modules.
 --- The gate's time is over.
 function Limiter:open_gate()
   self.gate_until, self.quota_error = 0, nil
@@ -392,6 +395,7 @@ local function tell_all(self)
   end
 end
 
+--- For sluice's own modules.
 --- The provider said 429: nobody is let through for `wait` seconds, or, when it named no time, for one
 --- that doubles while it goes on.
 ---@param wait? number
@@ -405,6 +409,7 @@ function Limiter:gate(wait)
   tell_all(self)
 end
 
+--- For sluice's own modules.
 --- The account is empty: for a minute nobody is let through, and everybody is told why.
 ---@param err sluice.Error
 function Limiter:gate_quota(err)
@@ -435,6 +440,7 @@ local function add_budget(self, name, per_minute, burst, born)
   return budget
 end
 
+--- For sluice's own modules.
 --- Reads what a reply says about the account's limits. A limit nobody set is adopted as a whole (what
 --- is left of it is said with every reply, so nothing is saved up); otherwise this only tightens.
 ---@param headers table<string, string>
@@ -464,6 +470,7 @@ function Limiter:learn(headers, charge)
   tell_all(self)
 end
 
+--- For sluice's own modules.
 --- A request was answered: a later 429 without a time starts from the shortest gate again.
 function Limiter:succeeded()
   self.gates = 0
@@ -471,9 +478,18 @@ end
 
 -- Looking ---------------------------------------------------------------------------------------------
 
---- What is left: { concurrency, requests, tokens, … }, how many wait for a rate, and how many seconds
---- the gate is still shut.
----@return table
+---What a limiter still has. Of the limits that were set, or that a provider's headers told of.
+---@class sluice.LimiterLeft
+---@field concurrency integer  places for requests
+---@field requests? number     of this minute
+---@field tokens? number       … in and out together
+---@field input_tokens? number
+---@field output_tokens? number
+---@field waiting integer      requests that wait for a rate
+---@field gate number          seconds for which a 429 still holds everybody back; 0: it does not
+
+--- What is left now.
+---@return sluice.LimiterLeft
 function Limiter:left()
   local now = self.now()
   local left = { concurrency = self.permits:available(), waiting = self.waiting,
@@ -508,7 +524,7 @@ local SPEC = options.spec(limiter.FIELDS)
 ---@field max_wait? number      60: seconds one request waits for a rate at most, then it is `throttled`; when
 ---given, for a place among the concurrent ones, too (which is otherwise bounded by deadlines alone)
 ---@field learn? boolean        true: the provider's rate limit headers make it more careful
----@field share? sluice.Limiter what sluice.limit returned, in place of the others: several models, one limit
+---@field share? sluice.Limiter  what sluice.limit returned, in place of the others: several models, one limit
 
 --- @param opts sluice.LimitOptions  checked
 ---@param now? fun(): number     seconds, default the loop's clock

@@ -12,6 +12,7 @@ local COST, COST_THROTTLED = 14, 5
 local THROTTLED = { rate_limited = true, overloaded = true }
 local REGISTRY_MAX = 1024 -- accounts kept before the full ones are let go
 
+---For sluice's own modules.
 ---@class sluice.RetryQuota
 ---@field level number     what is left
 ---@field capacity number

@@ -38,6 +38,7 @@ local SPEC = options.spec {
 ---@field err? any               what it raised
 ---@field elapsed number         seconds
 
+---For sluice's own modules.
 ---@class sluice.tool.Rounds
 ---@field messages sluice.Message[]
 ---@field n integer        answers so far

@@ -5,7 +5,7 @@
 local core = require "sluice.core.task"
 
 ---@class sluice.ToolStream : sluice.Stream
----@field rounds sluice.tool.Rounds
+---@field rounds sluice.tool.Rounds  for sluice's own modules
 local ToolStream = { __name = "sluice.tool.stream", __sluice_handle = "inner" }
 
 -- What the stream that is being read says of itself.
