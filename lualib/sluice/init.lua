@@ -58,7 +58,8 @@ local FUNCTIONS = {
   prices = { "sluice.price", "set" },
 }
 
---- Calls `f(...)`; returns its values, or nil and the error.
+--- Calls `f(...)`; returns its values, or nil and the error. Unlike pcall it keeps, in a sluice.Error's `traceback`,
+--- where that was raised.
 ---@async
 ---@param f fun(...): ...
 ---@return any ...
@@ -67,7 +68,7 @@ function sluice.try(f, ...)
     if ok then return ... end
     return nil, (...)
   end
-  return pack(pcall(f, ...))
+  return pack(xpcall(f, require "sluice.core.task".traced, ...))
 end
 
 --- Is a file descriptor a terminal? `sluice.isatty(0)`: does a person type on stdin?

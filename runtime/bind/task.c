@@ -356,6 +356,7 @@ int luaopen_sluice_core_task(lua_State *L) {
                                        {"census", core_census},
                                        {"stats", core_stats},
                                        {"traceback_of", push_error_traceback},
+                                       {"traced", raise_traceback},
 #ifdef SLUICE_FAULTS
                                        {"fail_allocation", fail_allocation},
 #endif

@@ -76,6 +76,11 @@ function task.stats() end
 ---@return string?
 function task.traceback_of(err) end
 
+--- For xpcall: keeps where an error was raised.
+---@param err any
+---@return any err
+function task.traced(err) end
+
 --- Only in builds for tests (make MODE=asan or debug): lets the nth allocation from now on fail, 0:
 --- none.
 ---@param nth integer

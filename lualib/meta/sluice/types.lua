@@ -213,7 +213,7 @@
 ---@field faults? string[]                 of code "schema": what does not fit, each with its place
 ---@field messages? sluice.Message[]       of code "tool_rounds": the conversation so far
 ---@field hint? string                     what to look at
----@field traceback? string
+---@field traceback? string               where it was raised, once it has left its task or sluice.try has caught it
 ---@operator concat(any): string
 
 -- Providers ---------------------------------------------------------------------------------------
