@@ -78,7 +78,7 @@ end
 
 ---Why the chain leaves a step; what `on` is held against.
 ---@class sluice.Why
----@field kind string   "start", "slow", "declined", or the kind of the error
+---@field kind string   "start", "slow", the kind of the error; "declined": a rule has, and nothing had failed before
 ---@field err? sluice.Error
 ---@field elapsed number  seconds since the chain was asked
 ---@field tried integer   steps that have failed
