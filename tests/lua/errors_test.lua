@@ -111,10 +111,10 @@ T.test("sluice.try says where an error was raised, a task and a group do, too", 
   local value, err = sluice.try(calls)
   t.eq({ value, err.kind, err.message }, { nil, "server", "boom" })
   t.match(err.traceback, "errors_test.lua:%d+: in upvalue 'fails'.*errors_test.lua:%d+: in function <")
-  _, err = pcall(sluice.task.map, { 1 }, calls)
+  err = select(2, pcall(sluice.task.map, { 1 }, calls))
   t.match(err.traceback, "errors_test.lua:%d+: in upvalue 'fails'")
   local first = err.traceback
-  _, err = sluice.try(error, err, 0)
+  err = select(2, sluice.try(error, err, 0))
   t.eq(err.traceback, first, "the first place is the one that tells something")
   t.eq({ sluice.try(error, "a word", 0) }, { nil, "a word" })
   t.eq({ sluice.try(function(...) return select("#", ...), ... end, 1, nil, 3) }, { 3, 1, nil, 3 })

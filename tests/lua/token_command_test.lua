@@ -112,7 +112,7 @@ T.test("a program that hangs goes with everything it has started", function(t)
   local pid = T.read(folder .. "/child"):match "%d+"
   T.until_(function()
     local stat = io.open("/proc/" .. pid .. "/stat")
-    local state = stat and stat:read "a":match "%) (%a)"
+    local state = stat and (stat:read "a" or ""):match "%) (%a)"
     if stat then stat:close() end
     return not state or state == "Z"
   end)
