@@ -256,6 +256,8 @@ T.test("a collector that is not there, busy, or picky: one warning, however ofte
 end)
 
 T.test("an address that is none", function(t)
+  local hidden = C.run { C.sluice, "run", "--metrics-otlp", "ftp://me:pass1234@collector/x", "-e", "print 'ran'" }
+  t.eq({ hidden.code, hidden.stderr:find("pass1234", 1, true) }, { 2, nil }, hidden.stderr)
   for _, bad in ipairs { "localhost:4318", "ftp://x/", "http://", "" } do
     local r = C.run { C.sluice, "run", "--metrics-otlp", bad, "-e", "print 'ran'" }
     t.eq({ r.code, r.stdout }, { 2, "" }, bad)

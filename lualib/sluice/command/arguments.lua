@@ -138,7 +138,8 @@ local function convert(entry, name, text)
   end
   if value ~= nil then return value end
   local near = entry.enum and require "sluice.nearest"(text, entry.enum)
-  return nil, ("%s takes %s, got '%s'%s"):format(name, expectation(entry), text:sub(1, 60),
+  local shown = text:gsub("//[^/@]*@", "//"):sub(1, 60) -- an address may hold a password
+  return nil, ("%s takes %s, got '%s'%s"):format(name, expectation(entry), shown,
     near and (" (did you mean '%s'?)"):format(near) or "")
 end
 
