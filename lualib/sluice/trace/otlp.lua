@@ -134,9 +134,9 @@ end
 
 --- Begins to write a span, up to its attributes.
 local function begin(self, trace, id, parent, name, kind, began, at)
-  local text = self.text
-  local base = self.base
-  text:add(#text == 0 and self.first or self.following, trace, '","spanId":"', base, id)
+  local text, base, sink = self.text, self.base, self.sink
+  text:add(sink.lead, trace, '","spanId":"', base, id)
+  sink.lead = self.following
   if parent then text:add('","parentSpanId":"', base, parent) end
   text:add('","name":', quoted[name] or quote(name), ',"kind":', kind, ',"startTimeUnixNano":"', nanos(self, began),
     '","endTimeUnixNano":"', nanos(self, at), '","attributes":[')
@@ -192,10 +192,11 @@ function Otlp:attempt_ended(call, at, outcome, what)
   local name = ATTEMPTS[n] or "attempt " .. n
   if outcome == "ok" and n == 1 and not span.content then
     local text, ttft = self.text, what.ttft
-    text:fill(self.attempt_ok, #text == 0 and self.first or self.following, span.trace, new_id(self), span.id,
+    text:fill(self.attempt_ok, self.sink.lead, span.trace, new_id(self), span.id,
       quoted[name] or quote(name), nanos(self, call.sent), nanos(self, at), call.id, n, ttft and ttft * 1e6 // 1 | 0,
       call.task)
-    return self.sink:done()
+    self.sink.lead = self.following
+    return -- the call ends with it, and looks whether the block is full
   end
   local text = begin(self, span.trace, new_id(self), span.id, name, CLIENT, call.sent, at)
   text:add(KEY.id, '"', call.id, '"}},', KEY.attempt, n, INTEGER_END)
@@ -242,9 +243,10 @@ function Otlp:call_ended(call, at, outcome, what)
   local name = CHAT[call.model] or chat(call.model)
   if outcome == "ok" and not span.events then
     local text, m1, m2, m3, m4, m5, m6, m7 = self.text, came(what)
-    text:fill(self.call_ok, #text == 0 and self.first or self.following, span.trace, span.id, span.parent,
+    text:fill(self.call_ok, self.sink.lead, span.trace, span.id, span.parent,
       quoted[name] or quote(name), nanos(self, call.began), nanos(self, at), call.id, about(self, call), call.attempt,
       call.max_tokens, call.streaming and "" or nil, m1, m2, m3, m4, m5, m6, m7, call.task)
+    self.sink.lead = self.following
     return self.sink:done()
   end
   local text = begin(self, span.trace, span.id, span.parent, name, CLIENT, call.began, at)
@@ -343,15 +345,16 @@ function Otlp.new(sink)
     epoch = (sys.wall() * 1e6 // 1 | 0) * 1000, run = ("%016x"):format(run), base = ("%08x"):format(base),
     last = ID_MIN,
     models = {} }, Otlp)
-  self.first = ('{"traceId":"%s%s'):format(self.run, self.base)
-  self.following = "," .. self.first
+  local span = ('{"traceId":"%s%s'):format(self.run, self.base)
   templates(self)
   local service = sys.env "OTEL_SERVICE_NAME"
   local resource = text_of("service.name", service and service ~= "" and service or "sluice")
     .. text_of("service.version", sys.version) .. text_of("telemetry.sdk.name", "sluice")
     .. text_of("telemetry.sdk.language", "lua") .. integer_of("process.pid", sys.pid())
-  sink.head = ('{"resourceSpans":[{"resource":{"attributes":[%s]},"scopeSpans":[{"scope":{"name":"sluice",'
-    .. '"version":%s},"spans":['):format(resource:sub(1, -2), quote(sys.version))
+  -- how the first span of a document begins, and those behind it
+  sink.first = ('{"resourceSpans":[{"resource":{"attributes":[%s]},"scopeSpans":[{"scope":{"name":"sluice",'
+    .. '"version":%s},"spans":[%s'):format(resource:sub(1, -2), quote(sys.version), span)
+  sink.lead, self.following = sink.first, "," .. span
   sink.tail = "]}]}]}\n"
   return self
 end

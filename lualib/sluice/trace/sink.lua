@@ -10,7 +10,9 @@ local FILE_MAX = 1 << 30  -- bytes: no viewer opens more, and a disk is for othe
 
 ---@class sluice.TraceSink
 ---@field text sluice.core.Text  pieces are appended to it; `done()` behind each
----@field head string    before each block
+---@field lead string    what the next piece begins with: `first` at the beginning of a block; who adds one says how
+---it is behind that
+---@field first string
 ---@field tail string    behind each block
 ---@field last string    at the end of the file
 local Sink = { __name = "sluice.trace.sink" }
@@ -24,7 +26,7 @@ function Sink.open(path)
   local file, why = io.open(path, "wb")
   if not file then return nil, (why:gsub("^.*: ", "")) end
   file:setvbuf "no"
-  return setmetatable({ path = path, file = file, text = core_text.new(), written = 0, head = "", tail = "",
+  return setmetatable({ path = path, file = file, text = core_text.new(), written = 0, lead = "", first = "", tail = "",
     last = "" }, Sink)
 end
 
@@ -45,8 +47,11 @@ end
 
 --- Writes what has been added.
 function Sink:flush()
-  local text = self.text:take()
-  if text ~= "" then put(self, self.head .. text .. self.tail) end
+  local text = self.text
+  if #text == 0 then return end
+  if self.tail ~= "" then text:add(self.tail) end
+  self.lead = self.first
+  put(self, text:take())
 end
 
 --- A piece has been added to `text`.
